@@ -1,0 +1,115 @@
+"""Every error that magg raises on purpose.
+
+Each class also derives from the nearest built-in exception, so that callers may catch either.
+A message says what is wrong, where it is and what to do about it. All attributes beside the
+message are keyword arguments stored on the instance, so that every error survives pickling on
+its way back from a worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MaggError(Exception):
+    """Base of every error that magg raises on purpose."""
+
+
+class ConfigError(MaggError, ValueError):
+    """A pipeline config is wrong.
+
+    Parameters
+    ----------
+    message : str
+        All problems, one a line.
+    problems : sequence of str, optional
+        The single problems, each beginning with its path in the file.
+    """
+
+    def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+class StatisticError(MaggError, ValueError):
+    """A statistic is declared wrongly, or a registered function misbehaved.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what would be right.
+    field : str, optional
+        The key of the declaration at fault, such as ``"expression"`` or ``"params.weights"``.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class GridError(MaggError, ValueError):
+    """An order or a Morton id is impossible."""
+
+
+class CatalogError(MaggError, ValueError):
+    """A catalog is malformed or does not fit the config."""
+
+
+class UnknownCellError(CatalogError, LookupError):
+    """A parent cell was asked for that the catalog does not hold."""
+
+
+class GranuleError(MaggError, OSError):
+    """A granule cannot be read.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong; begins with the granule and, where known, the beam and dataset.
+    granule : str, optional
+        Path or URL of the granule.
+    """
+
+    def __init__(self, message: str, *, granule: str = "") -> None:
+        super().__init__(message)
+        self.granule = granule
+
+
+class GranuleNotFoundError(GranuleError, FileNotFoundError):
+    """A granule is not where the catalog says it is."""
+
+
+class StoreError(MaggError, OSError):
+    """A store cannot be read or written."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at the given place."""
+
+
+class StoreMismatchError(StoreError, ValueError):
+    """An existing store was made from another config, grid or convention."""
+
+
+class BackendError(MaggError, ValueError):
+    """A backend is unknown or cannot serve this run."""
+
+
+class MissingExtraError(MaggError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+
+def require_extra(package: str, extra: str) -> MissingExtraError:
+    """Return the error that tells how to install what is missing.
+
+    Parameters
+    ----------
+    package : str
+        The package that could not be imported.
+    extra : str
+        The extra of magg that brings it.
+    """
+    return MissingExtraError(
+        f"{package} is needed for this and is not installed; "
+        f"install it with: pip install 'magg-healpix[{extra}]'"
+    )
