@@ -12,6 +12,7 @@ in area on the ellipsoid and gives the ids of ``healpix_geo`` with ``ellipsoid="
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,7 @@ FINEST_ORDER = 27
 MOST_ORDERS_BETWEEN = 10
 
 Words = NDArray[np.uint64]
+ChildIndices = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Grid:
     @property
     def children(self) -> int:
         """Number of child cells in a parent cell, which is the length of a chunk."""
-        return 4 ** (self.child_order - self.parent_order)
+        return 1 << 2 * (self.child_order - self.parent_order)
 
 
 def locate(latitude: ArrayLike, longitude: ArrayLike) -> Words:
@@ -107,7 +109,7 @@ def prefixes(words: Words | np.uint64, order: int) -> Words:
     return np.asarray(words, dtype=np.uint64) >> np.uint64(60 - 2 * order)
 
 
-def child_indices(words: Words, grid: Grid) -> NDArray[np.uint16] | NDArray[np.uint32]:
+def child_indices(words: Words, grid: Grid) -> ChildIndices:
     """Return the place of each word's child cell within its parent cell.
 
     Returns
@@ -149,7 +151,8 @@ def children_of(parents: Words, grid: Grid) -> NDArray[np.uint64]:
     ndarray of uint64, shape (n * grid.children,)
     """
     first = nested_ids(parents, grid.parent_order) * np.uint64(grid.children)
-    return (first[:, None] + np.arange(grid.children, dtype=np.uint64)).ravel()
+    ids: NDArray[np.uint64] = first[:, None] + np.arange(grid.children, dtype=np.uint64)
+    return ids.ravel()
 
 
 def centres(words: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -197,7 +200,9 @@ def from_decimal(cell: str, order: int | None = None) -> int:
     return word
 
 
-def separation(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayLike) -> NDArray[np.float64]:
+def separation(
+    lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayLike
+) -> NDArray[np.float64]:
     """Return great-circle distances in degrees (haversine formula), broadcasting the arguments."""
     phi1, phi2 = np.radians(lat1), np.radians(lat2)
     half_lat, half_lon = (phi2 - phi1) / 2, np.radians(np.subtract(lon2, lon1)) / 2

@@ -1,0 +1,65 @@
+"""What happens in a run, told to whoever listens (progress bars, logs, a caller's function)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The plan stands and the first cell is about to be submitted.
+
+    Parameters
+    ----------
+    cells : int
+        Parent cells that will be worked on.
+    skipped : int
+        Parent cells that are done already.
+    backend, store : str
+        Where the cells run, and where the statistics go.
+    """
+
+    cells: int
+    skipped: int
+    backend: str
+    store: str
+
+
+@dataclass(frozen=True)
+class CellFinished:
+    """One parent cell came to its end.
+
+    Parameters
+    ----------
+    cell : str
+        Decimal Morton id.
+    status : {"data", "empty", "error"}
+    observations : int
+    error : str, optional
+        What went wrong, in one line.
+    """
+
+    cell: str
+    status: str
+    observations: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user should know while the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The run is over, interrupted or not; ``summary`` is what `magg.run` returns."""
+
+    summary: dict[str, Any]
+
+
+Event = RunStarted | CellFinished | Notice | RunFinished
+Listener = Callable[[Event], None]
