@@ -1,0 +1,5 @@
+"""Which granules cross which parent cells."""
+
+from magg.catalog.model import Catalog
+
+__all__ = ["Catalog"]

@@ -1,0 +1,149 @@
+"""What a run is to do: which cells, on which grid, into which store. A dry run stops here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magg.catalog import Catalog
+from magg.cell import CellTask
+from magg.config import PipelineConfig, grid_of
+from magg.errors import CatalogError, ConfigError
+from magg.grid import Grid, from_decimal
+from magg.store import schema, template
+from magg.store.open import normalise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run needs to know before it starts.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+    catalog : Catalog
+    grid : Grid
+    store : str
+        Absolute path, or URL.
+    cells : tuple of str
+        Decimal Morton ids of the cells to work on, those with the most granules first.
+    region : str, optional
+        AWS region of the store's bucket.
+    """
+
+    config: PipelineConfig
+    catalog: Catalog
+    grid: Grid
+    store: str
+    cells: tuple[str, ...]
+    region: str | None = None
+
+    def tasks(self, chunks: dict[int, int]) -> Iterator[CellTask]:
+        """Yield the task of each cell, made when it is asked for.
+
+        Parameters
+        ----------
+        chunks : dict of int to int
+            Morton word of each parent cell of the store to its chunk.
+        """
+        for cell in self.cells:
+            yield CellTask(
+                cell,
+                self.catalog.cells[cell],
+                self.config,
+                self.grid,
+                self.store,
+                chunks[from_decimal(cell)],
+                len(chunks),
+                self.region,
+            )
+
+    def prepare_store(self, *, overwrite: bool = False) -> dict[int, int]:
+        """Make the store ready; see `magg.store.template.prepare`."""
+        return template.prepare(
+            self.store,
+            self.config,
+            self.grid,
+            self.catalog.words,
+            region=self.region,
+            catalog_digest=self.catalog.digest,
+            sources=self.catalog.metadata.get("variables"),
+            overwrite=overwrite,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a dry run reports, as plain data."""
+        granules = [len(self.catalog.cells[cell]) for cell in self.cells]
+        arrays = schema.array_specs(self.config, self.grid, {})
+        size = sum(array.dtype.itemsize for array in arrays) * self.grid.children
+        return {
+            "granules": len({g for cell in self.cells for g in self.catalog.cells[cell]}),
+            "granules_per_cell_min": min(granules),
+            "granules_per_cell_mean": float(np.mean(granules)),
+            "granules_per_cell_max": max(granules),
+            "parent_order": self.grid.parent_order,
+            "child_order": self.grid.child_order,
+            "child_cells": self.grid.children * len(self.catalog),
+            "output_bytes": size * len(self.catalog),
+        }
+
+
+def make_plan(
+    config: PipelineConfig,
+    catalog: str | Path | Catalog | None = None,
+    store: str | Path | None = None,
+    *,
+    max_cells: int | None = None,
+    morton_cell: str | int | None = None,
+    region: str | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """Check the arguments of a run against each other and make its plan.
+
+    Reads the catalog and the metadata of an existing store; writes nothing.
+
+    Raises
+    ------
+    ConfigError
+        If neither the call nor the config says where the catalog or the store is, or a number is
+        impossible.
+    CatalogError
+        If the catalog is wrong, does not fit the config, or does not hold ``morton_cell``.
+    StoreError
+        If the store exists and this run cannot continue it.
+    """
+    if not isinstance(config, PipelineConfig):
+        raise ConfigError("run() takes a PipelineConfig; make one with magg.load_config(...)")
+    if max_cells is not None and (isinstance(max_cells, bool) or max_cells < 1):
+        raise ConfigError(f"max_cells must be at least 1, not {max_cells!r}")
+    found = _catalog(config, catalog)
+    grid = grid_of(config, found.parent_order)
+    if grid.parent_order != found.parent_order:
+        raise CatalogError(
+            f"the catalog is of parent order {found.parent_order}, the config says "
+            f"{grid.parent_order}; make the catalog anew with that order, or change "
+            "output.grid.parent_order"
+        )
+    target = store if store is not None else config.output.store
+    if not target:
+        raise ConfigError("no store is given; pass store=... or set output.store in the config")
+    path = normalise(target)
+    template.check(path, config, grid, region=region, overwrite=overwrite)
+    chosen = [found.select(morton_cell)] if morton_cell is not None else list(found.cells)
+    chosen = chosen[:max_cells]
+    # The longest cells first, so that none of them starts when all others are done.
+    chosen.sort(key=lambda cell: -len(found.cells[cell]))
+    return Plan(config, found, grid, path, tuple(chosen), region)
+
+
+def _catalog(config: PipelineConfig, catalog: str | Path | Catalog | None) -> Catalog:
+    wanted = catalog if catalog is not None else config.catalog
+    if isinstance(wanted, Catalog):
+        return wanted
+    if not wanted:
+        raise ConfigError("no catalog is given; pass catalog=... or set catalog in the config")
+    return Catalog.load(wanted)

@@ -1,0 +1,73 @@
+"""The chunks of one parent cell: written by the worker that made them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magg.errors import StoreError
+from magg.store.open import open_store
+
+if TYPE_CHECKING:
+    import zarr
+
+# Opening the arrays of a store costs a read each; a worker meets the same store cell after cell.
+STORES_KEPT_OPEN = 8
+
+
+def write_chunks(
+    path: str,
+    child_order: int,
+    chunk: int,
+    values: Mapping[str, NDArray[Any]],
+    *,
+    version: str,
+    region: str | None = None,
+) -> None:
+    """Write one chunk of every variable, each as one whole object.
+
+    Parameters
+    ----------
+    path : str
+        Where the store is.
+    child_order : int
+    chunk : int
+        Which chunk along the cells axis.
+    values : mapping of str to ndarray
+        Variable name to the values of one chunk, shape (children,).
+    version : str
+        Stands for what the arrays look like; arrays opened under another version are opened anew.
+    region : str, optional
+        AWS region of the bucket.
+
+    Raises
+    ------
+    StoreError
+        If a variable cannot be written; names it.
+    """
+    arrays = _open_arrays(path, child_order, tuple(sorted(values)), version, region)
+    for name, chunk_values in values.items():
+        start = chunk * len(chunk_values)
+        try:
+            arrays[name][start : start + len(chunk_values)] = np.asarray(chunk_values)
+        except Exception as error:
+            raise StoreError(f"{path}: variable {name} cannot be written: {error}") from error
+
+
+@functools.lru_cache(maxsize=STORES_KEPT_OPEN)
+def _open_arrays(
+    path: str, child_order: int, names: tuple[str, ...], version: str, region: str | None
+) -> dict[str, zarr.Array[Any]]:
+    import zarr
+
+    del version  # only a part of the cache's key
+    store = open_store(path, region=region)
+    try:
+        group = zarr.open_group(store, path=str(child_order), mode="r+")
+        return {name: group[name] for name in names}
+    except (KeyError, FileNotFoundError) as error:
+        raise StoreError(f"{path}: the store is not complete ({error}); run again") from error

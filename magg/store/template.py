@@ -1,0 +1,205 @@
+"""Making a store, checking that an existing one fits, and growing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from magg.config import PipelineConfig
+from magg.errors import StoreError, StoreMismatchError
+from magg.grid import Grid, Words, children_of, words_of
+from magg.store import schema
+from magg.store.open import open_store
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
+
+# A chunk of the parents' array that every catalog of order 6 (49,152 cells) fits into.
+PARENTS_PER_CHUNK = 1 << 16
+
+
+def prepare(
+    path: str,
+    config: PipelineConfig,
+    grid: Grid,
+    parents: Words,
+    *,
+    region: str | None = None,
+    catalog_digest: str = "",
+    sources: Mapping[str, Mapping[str, str]] | None = None,
+    overwrite: bool = False,
+) -> dict[int, int]:
+    """Make a store ready for a run, and return the chunk of each parent cell.
+
+    A new store gets its arrays, complete coordinates and attributes. An existing one is checked,
+    and grows by the parent cells that it lacks; its chunks never move.
+
+    Parameters
+    ----------
+    path : str
+        Where the store is, as `open_store` takes it.
+    config : PipelineConfig
+    grid : Grid
+    parents : ndarray of uint64
+        Morton words of the parent cells wanted, ascending.
+    region : str, optional
+        AWS region of the bucket.
+    catalog_digest : str, optional
+    sources : mapping, optional
+        Column name to the attributes that its dataset has.
+    overwrite : bool, default False
+        Start again; what the store held is lost.
+
+    Returns
+    -------
+    dict of int to int
+        Morton word of every parent cell of the store to its chunk.
+
+    Raises
+    ------
+    StoreMismatchError
+        If the store was made from another config, grid or convention; says what differs.
+    StoreError
+        If there is something at this place that is no store of magg.
+    """
+    import zarr
+
+    held = check(path, config, grid, region=region, overwrite=overwrite)
+    store = open_store(path, region=region)
+    if held is None:
+        _clear(store)
+        held = np.zeros(0, dtype=np.uint64)
+    new = np.setdiff1d(parents, held)
+    mark = {schema.PROVENANCE: {"layout_version": schema.LAYOUT_VERSION}}
+    root = zarr.open_group(store, mode="a", attributes=mark)
+    group = root.require_group(str(grid.child_order))
+    _grow(group, schema.array_specs(config, grid, sources or {}), grid, held, new)
+    if len(new):
+        _write_parents(root, np.concatenate([held, new]))
+    # Written last: a group without provenance is a template that was never finished.
+    group.attrs.update(schema.group_attributes(config, grid, catalog_digest))
+    return {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
+
+
+def check(
+    path: str,
+    config: PipelineConfig,
+    grid: Grid,
+    *,
+    region: str | None = None,
+    overwrite: bool = False,
+) -> Words | None:
+    """Return the parent cells that a store holds, or None where a new one is to be made.
+
+    Raises
+    ------
+    StoreMismatchError, StoreError
+        As `prepare`. With ``overwrite`` a store of any config passes, but never something else.
+    """
+    import zarr
+
+    store = open_store(path, region=region)
+    if _is_empty(store):
+        return None
+    try:
+        root = zarr.open_group(store, mode="r")
+    except FileNotFoundError:
+        root = None
+    if root is None or schema.PROVENANCE not in root.attrs:
+        raise StoreError(f"{path} holds something that is no store of magg; choose another place")
+    finished = _provenances(root)
+    if overwrite or not finished:
+        return None
+    advice = "choose another place, or overwrite=True to start again"
+    stored = finished.get(grid.child_order)
+    if stored is None:
+        raise StoreMismatchError(
+            f"{path} holds child order {', '.join(map(str, finished))}, where this run makes "
+            f"{grid.child_order}; {advice}"
+        )
+    found = schema.differences(stored, schema.provenance(config, grid, ""))
+    if found:
+        lines = "\n  ".join(found)
+        raise StoreMismatchError(f"{path} was made from another config; {advice}:\n  {lines}")
+    return parent_cells(root)
+
+
+def parent_cells(root: zarr.Group) -> Words:
+    """Return the Morton words of the parent cells of a store, in the order of its chunks."""
+    parents = np.asarray(root[schema.PARENTS][:], dtype=np.uint64)
+    # A run that died while it grew the store may have left room that no cell took.
+    return parents[parents > 0]
+
+
+def _is_empty(store: Store) -> bool:
+    from zarr.core.sync import sync
+
+    async def empty() -> bool:
+        async for _ in store.list():
+            return False
+        return True
+
+    return bool(sync(empty()))
+
+
+def _provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
+    """Return the provenance of each finished group of a store, by child order."""
+    return {
+        int(name): dict(group.attrs[schema.PROVENANCE])
+        for name, group in root.groups()
+        if name.isdecimal() and schema.PROVENANCE in group.attrs
+    }
+
+
+def _clear(store: Store) -> None:
+    from zarr.core.sync import sync
+
+    sync(store.clear())
+
+
+def _grow(
+    group: zarr.Group, specs: list[schema.ArraySpec], grid: Grid, held: Words, new: Words
+) -> None:
+    """Give every array room for all parent cells, and the new ones their coordinates."""
+    from zarr.codecs import BloscCodec
+
+    cells = (len(held) + len(new)) * grid.children
+    for spec in specs:
+        if spec.name not in group:
+            group.create_array(
+                spec.name,
+                shape=(cells,),
+                chunks=(grid.children,),
+                dtype=spec.dtype,
+                fill_value=spec.fill,
+                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+                dimension_names=(schema.DIMENSION,),
+                attributes=spec.attributes,
+            )
+        elif group[spec.name].shape != (cells,):
+            group[spec.name].resize((cells,))
+    if len(new):
+        ids = children_of(new, grid)
+        start = len(held) * grid.children
+        group["cell_ids"][start:] = ids
+        group["morton"][start:] = words_of(ids, grid.child_order)
+
+
+def _write_parents(root: zarr.Group, parents: Words) -> None:
+    """Record which parent cell each chunk belongs to, in one object."""
+    if schema.PARENTS not in root:
+        root.create_array(
+            schema.PARENTS,
+            shape=parents.shape,
+            chunks=(PARENTS_PER_CHUNK,),
+            dtype=np.uint64,
+            fill_value=0,
+            dimension_names=(schema.PARENTS,),
+            attributes={"long_name": "Morton word of the parent cell of each chunk, in order"},
+        )
+    array = root[schema.PARENTS]
+    array.resize(parents.shape)
+    array[:] = parents
