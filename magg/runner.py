@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from magg.config import PipelineConfig
 from magg.errors import BackendError
 from magg.events import CellFinished, Listener, RunFinished, RunStarted
 from magg.executors.base import check_workers, make_executor
+from magg.granules import GranuleRead
 from magg.plan import Plan, make_plan
 from magg.progress import make_listener
 from magg.store.open import DEFAULT_REGION
@@ -137,6 +138,10 @@ class Tally:
         """Return how many cells ended in one of the states."""
         return sum(result.status in statuses for result in self.results)
 
+    def granules(self) -> Iterator[GranuleRead]:
+        """Yield what was read of each granule for each cell."""
+        return (granule for result in self.results for granule in result.granules)
+
     def summary(self, wall_time_s: float) -> dict[str, Any]:
         """Return the summary of a run."""
         failures = [(result.cell, result.error) for result in self.results if result.error]
@@ -147,6 +152,10 @@ class Tally:
             "cells_error": self.count("error"),
             "cells_skipped": 0,
             "total_obs": sum(result.observations for result in self.results),
+            "rows_read": sum(granule.rows_read for granule in self.granules()),
+            "rows_dropped": _dropped(self.granules()),
+            # Rows without a position are in no cell, so each granule's count once.
+            "rows_unlocated": sum({g.granule: g.rows_unlocated for g in self.granules()}.values()),
             "wall_time_s": wall_time_s,
             "store_path": self.plan.store,
             "backend": self.backend,
@@ -165,10 +174,6 @@ class Tally:
 
 
 def _entry(result: CellResult) -> dict[str, Any]:
-    dropped: dict[str, int] = {}
-    for granule in result.granules:
-        for reason, rows in granule.rows_dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + rows
     return {
         "cell": result.cell,
         "status": result.status,
@@ -176,10 +181,18 @@ def _entry(result: CellResult) -> dict[str, Any]:
         "children": result.children,
         "granules": len(result.granules),
         "rows_read": sum(granule.rows_read for granule in result.granules),
-        "rows_dropped": dropped,
+        "rows_dropped": _dropped(result.granules),
         "duration_s": result.duration_s,
         "error": wire.unstructure(result.error) if result.error else None,
     }
+
+
+def _dropped(granules: Iterable[GranuleRead]) -> dict[str, int]:
+    """Return how many rows were dropped, by reason."""
+    dropped: Counter[str] = Counter()
+    for granule in granules:
+        dropped.update(granule.rows_dropped)
+    return dict(dropped)
 
 
 def _run_cells(
@@ -215,13 +228,13 @@ def _drain(
         future.add_done_callback(finished.put)
 
     try:
-        for task in itertools.islice(tasks, in_flight):
-            yield from submit(task)
-        while waiting:
+        while True:
+            while len(waiting) < in_flight and (task := next(tasks, None)) is not None:
+                yield from submit(task)
+            if not waiting:
+                return
             future = finished.get()
             yield _result(future, waiting.pop(future))
-            for task in itertools.islice(tasks, 1):
-                yield from submit(task)
     finally:
         for future in waiting:
             future.cancel()

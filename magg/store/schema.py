@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from magg import wire
+from magg import __version__, wire
 from magg.config import PipelineConfig
 from magg.grid import LATITUDE_CONVENTION, Grid
 from magg.statistics import Statistic
@@ -150,10 +150,8 @@ def _walk(place: str, ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _cell_id_attributes(grid: Grid) -> dict[str, Any]:
+    # xdggs 0.6 takes every attribute for a parameter of the grid, so there may be no other here.
     return {
-        "standard_name": "healpix_index",
-        "long_name": f"HEALPix NESTED index at order {grid.child_order}",
-        "units": "1",
         "grid_name": "healpix",
         "level": grid.child_order,
         "indexing_scheme": "nested",
@@ -185,5 +183,5 @@ def _xarray_fill(fill: np.generic) -> int | str:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    packages = ("magg-healpix", "numpy", "mortie", "zarr", "h5py")
-    return {package: version(package) for package in packages}
+    packages = ("numpy", "mortie", "zarr", "h5py")
+    return {"magg": __version__} | {package: version(package) for package in packages}

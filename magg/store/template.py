@@ -157,7 +157,8 @@ def _provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
 def _clear(store: Store) -> None:
     from zarr.core.sync import sync
 
-    sync(store.clear())
+    if not _is_empty(store):
+        sync(store.clear())
 
 
 def _grow(

@@ -1,0 +1,218 @@
+"""The command line: thin over the Python API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from magg import __version__
+from magg.errors import MaggError
+
+CELLS_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process where left out.
+
+    Returns
+    -------
+    int
+        0 if all went well, 1 if a cell failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        status: int = arguments.command(arguments)
+    except KeyboardInterrupt:
+        _complain("interrupted; what is finished is kept, and the same command continues")
+        return INTERRUPTED
+    except (MaggError, OSError, ValueError) as error:
+        if arguments.debug:
+            raise
+        _complain(f"magg: {error}")
+        return BAD_INPUT
+    except BrokenPipeError:
+        return 0
+    return status
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.config import load_config
+    from magg.runner import run
+
+    summary = run(
+        load_config(arguments.config or arguments.named_config),
+        catalog=arguments.catalog,
+        store=arguments.store,
+        backend=arguments.backend,
+        max_cells=arguments.max_cells,
+        morton_cell=arguments.morton_cell,
+        max_workers=arguments.max_workers,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
+        function_name=arguments.function_name,
+        region=arguments.region,
+        progress=False if arguments.quiet or arguments.json else None,
+    )
+    _tell(report.of_summary(summary), summary, arguments.json)
+    return CELLS_FAILED if summary["cells_error"] else 0
+
+
+def _catalog_files(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.catalog import Catalog
+
+    catalog = Catalog.from_files(arguments.granules, arguments.parent_order, arguments.config)
+    path = catalog.save(arguments.output)
+    _tell(report.of_catalog(catalog, path), catalog.metadata, as_json=False)
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.catalog import Catalog
+    from magg.store.inspect import describe
+
+    if Path(arguments.path).is_file():
+        catalog = Catalog.load(arguments.path)
+        _tell(report.of_catalog(catalog, Path(arguments.path)), catalog.cells, arguments.json)
+    else:
+        store = describe(arguments.path, arguments.region)
+        _tell(report.of_store(store), store, arguments.json)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from magg.demo import run_demo
+
+    return CELLS_FAILED if run_demo(arguments.folder)["cells_error"] else 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from magg.maps import plot
+
+    plot(arguments.store, arguments.output, variables=arguments.variable or ("h_mean", "count"))
+    _complain(f"drew {arguments.output}")
+    return 0
+
+
+def _tell(text: Any, data: Any, as_json: bool) -> None:
+    """Print a rich renderable, or the data behind it as JSON."""
+    from rich.console import Console
+
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        Console().print(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="magg",
+        description="Aggregate sparse point observations on a HEALPix grid.",
+        epilog="magg COMMAND --help shows examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"magg {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_catalog(commands)
+    info = _add(commands, "info", _info, "show what a store or a catalog holds", "magg info out.zarr")
+    info.add_argument("path", help="a store, or a catalog's JSON file")
+    info.add_argument("--region", default="us-west-2", help="AWS region of the store's bucket")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    demo = _add(
+        commands,
+        "demo",
+        _demo,
+        "make granules, aggregate them, check the result and draw a map; needs no data",
+        "magg demo\nmagg demo somewhere/else",
+    )
+    demo.add_argument("folder", nargs="?", default="magg-demo", help="where to put it all")
+    plot = _add(
+        commands,
+        "plot",
+        _plot,
+        "draw maps of a store",
+        "magg plot out.zarr -o map.png --variable h_mean --variable count",
+    )
+    plot.add_argument("store")
+    plot.add_argument("-o", "--output", default="map.png", help="picture file (default: map.png)")
+    plot.add_argument("--variable", action="append", help="what to draw; may be given again")
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = _add(
+        commands,
+        "run",
+        _run,
+        "aggregate the granules of a catalog into a store",
+        "magg run atl06 --catalog catalog.json --store out.zarr\n"
+        "magg run my.yaml --catalog catalog.json --store out.zarr --dry-run\n"
+        "magg run atl06 --catalog catalog.json --store out.zarr --backend processes",
+    )
+    config = run.add_mutually_exclusive_group(required=True)
+    config.add_argument("config", nargs="?", help="a YAML file, or a built-in config (atl06, atl08)")
+    config.add_argument("--config", dest="named_config", metavar="CONFIG", help="the same")
+    run.add_argument("--catalog", help="catalog JSON, a path or URL (overrides the config)")
+    run.add_argument("--store", help="local path or s3://bucket/prefix (overrides the config)")
+    run.add_argument("--backend", default="local", help="local, processes, or an installed backend")
+    run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
+    run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")
+    run.add_argument("--max-workers", type=int, help="cells at once")
+    run.add_argument("--overwrite", action="store_true", help="start an existing store again")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    run.add_argument(
+        "--function-name",
+        default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),
+        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME)",
+    )
+    run.add_argument("--region", default="us-west-2", help="AWS region (default: us-west-2)")
+    run.add_argument("--quiet", action="store_true", help="show no progress")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _add_catalog(commands: Any) -> None:
+    catalog = commands.add_parser("catalog", help="make catalogs of granules")
+    kinds = catalog.add_subparsers(required=True, metavar="KIND")
+    files = _add(
+        kinds,
+        "files",
+        _catalog_files,
+        "make a catalog of local granules by where their rows really are",
+        "magg catalog files granules/*.h5 -o catalog.json\n"
+        "magg catalog files granules/ -o catalog.json --config atl08",
+    )
+    files.add_argument("granules", nargs="+", help="granules, or folders of them")
+    files.add_argument("-o", "--output", default="catalog.json", help="where to write it")
+    files.add_argument("--parent-order", type=int, default=6, help="order of the cells (default: 6)")
+    files.add_argument("--config", default="atl06", help="says where the coordinates are")
+
+
+def _add(commands: Any, name: str, function: Any, about: str, examples: str) -> Any:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog="examples:\n  " + examples.replace("\n", "\n  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.set_defaults(command=function)
+    return parser

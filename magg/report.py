@@ -1,0 +1,116 @@
+"""Summaries, catalogs and stores as tables for people (rich renderables)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from magg.catalog import Catalog
+
+FAILURES_SHOWN = 10
+
+
+def of_summary(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the table of a run's summary, or of its plan after a dry run."""
+    if summary["dry_run"]:
+        return _of_plan(summary)
+    from rich.console import Group
+    from rich.text import Text
+
+    done = summary["total_cells"] - summary["cells_error"]
+    rows = [
+        ("cells", f"{done:,} of {summary['total_cells']:,} done"),
+        ("with data / empty", f"{summary['cells_with_data']:,} / {summary['cells_empty']:,}"),
+        ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
+        ("observations", f"{summary['total_obs']:,}"),
+        ("time", f"{summary['wall_time_s']:.1f} s on {summary['backend']}"),
+        ("store", summary["store_path"]),
+    ]
+    failures = [
+        Text(f"cell {e['cell']} failed: {e['type']}: {e['message']}", style="red")
+        for e in summary["errors"][:FAILURES_SHOWN]
+    ]
+    more = summary["cells_error"] - len(failures)
+    if more > 0:
+        failures.append(Text(f"and {more} more failed", style="red"))
+    return Group(_table(rows), *failures)
+
+
+def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
+    workers = summary["max_workers"]
+    per_cell = (
+        f"{summary['granules_per_cell_min']} to {summary['granules_per_cell_max']}, "
+        f"{summary['granules_per_cell_mean']:.1f} on average"
+    )
+    return _table(
+        [
+            ("would work on", f"{summary['total_cells']:,} cells of order {summary['parent_order']}"),
+            ("granules", f"{summary['granules']:,}"),
+            ("granules per cell", per_cell),
+            ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
+            ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
+            ("would run on", f"{summary['backend']}" + (f", {workers} at once" if workers else "")),
+            ("store", summary["store_path"]),
+        ]
+    )
+
+
+def of_catalog(catalog: Catalog, path: Path) -> RenderableType:
+    """Return the table of a catalog."""
+    counts = sorted(map(len, catalog.cells.values()))
+    return _table(
+        [
+            ("cells", f"{len(catalog):,} of order {catalog.parent_order}"),
+            ("granules", f"{len(catalog.granules):,}"),
+            ("granules per cell", f"{counts[0]} to {counts[-1]}"),
+            ("catalog", str(path)),
+        ]
+    )
+
+
+def of_store(store: Mapping[str, Any]) -> RenderableType:
+    """Return the tables of what `magg.store.inspect.describe` tells."""
+    from rich.console import Group
+    from rich.table import Table
+
+    variables = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("variable", "type", "units", "chunks", "what it is"):
+        variables.add_column(column)
+    for name, about in store["variables"].items():
+        written = f"{about['chunks_written']}"
+        variables.add_row(name, about["dtype"], about["units"], written, about["long_name"])
+    versions = ", ".join(f"{name} {version}" for name, version in store["versions"].items())
+    rows = [
+        ("store", store["store"]),
+        ("parent cells", f"{store['parent_cells']:,} of order {store['parent_order']}"),
+        ("child cells", f"{store['child_cells']:,} of order {store['child_order']}"),
+        ("config", store["config_digest"][:12]),
+        ("made with", versions),
+    ]
+    return Group(_table(rows), "", variables)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Return rows of a label and a value; rows without a value are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        if value:
+            table.add_row(label, Text(value))
+    return table
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

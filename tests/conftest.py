@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from magg import Catalog, load_config
+from magg.testing import simulate_region
+
+REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")
+
+
+@pytest.fixture(scope="session")
+def real_granules():
+    granules = sorted(REAL.glob("*.h5"))
+    if not granules:
+        pytest.skip(f"no real ATL06 granules in {REAL}; set MAGG_ATL06 to a folder of them")
+    return granules
+
+
+@pytest.fixture(scope="session")
+def region(tmp_path_factory):
+    """Return six small simulated granules that cross over West Antarctica."""
+    return simulate_region(
+        tmp_path_factory.mktemp("region"),
+        latitude=-75.5,
+        longitude=-101.0,
+        granules=6,
+        segments=6_000,
+        width_km=60.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def config():
+    return load_config("atl06")
+
+
+@pytest.fixture(scope="session")
+def catalog(region):
+    return Catalog.from_files(region)
