@@ -17,7 +17,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from magg.catalog import Catalog
     from magg.config import PipelineConfig, load_config
-    from magg.plot import plot
+    from magg.maps import plot
     from magg.runner import run
     from magg.statistics import register_statistic
     from magg.store import open_store
@@ -28,7 +28,7 @@ _HOMES = {
     "PipelineConfig": "magg.config",
     "load_config": "magg.config",
     "open_store": "magg.store",
-    "plot": "magg.plot",
+    "plot": "magg.maps",
     "register_statistic": "magg.statistics",
     "run": "magg.runner",
 }

@@ -131,9 +131,7 @@ def _process(task: CellTask) -> functools.partial[CellResult]:
     statistics = compile_statistics(task.config)
     columns = {column for statistic in statistics.values() for column in statistic.columns}
     word = from_decimal(task.cell, task.grid.parent_order)
-    rows, granules = read_rows(
-        task.granules, word, task.grid, task.config.data_source, columns
-    )
+    rows, granules = read_rows(task.granules, word, task.grid, task.config.data_source, columns)
     values = aggregate(statistics, rows.child, rows.columns, task.grid.children)
     write_chunks(
         task.store,

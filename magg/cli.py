@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_catalog(commands)
-    info = _add(commands, "info", _info, "show what a store or a catalog holds", "magg info out.zarr")
+    info = _add(
+        commands, "info", _info, "show what a store or a catalog holds", "magg info out.zarr"
+    )
     info.add_argument("path", help="a store, or a catalog's JSON file")
     info.add_argument("--region", default="us-west-2", help="AWS region of the store's bucket")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -168,7 +170,9 @@ def _add_run(commands: Any) -> None:
         "magg run atl06 --catalog catalog.json --store out.zarr --backend processes",
     )
     config = run.add_mutually_exclusive_group(required=True)
-    config.add_argument("config", nargs="?", help="a YAML file, or a built-in config (atl06, atl08)")
+    config.add_argument(
+        "config", nargs="?", help="a YAML file, or a built-in config (atl06, atl08)"
+    )
     config.add_argument("--config", dest="named_config", metavar="CONFIG", help="the same")
     run.add_argument("--catalog", help="catalog JSON, a path or URL (overrides the config)")
     run.add_argument("--store", help="local path or s3://bucket/prefix (overrides the config)")
@@ -201,7 +205,9 @@ def _add_catalog(commands: Any) -> None:
     )
     files.add_argument("granules", nargs="+", help="granules, or folders of them")
     files.add_argument("-o", "--output", default="catalog.json", help="where to write it")
-    files.add_argument("--parent-order", type=int, default=6, help="order of the cells (default: 6)")
+    files.add_argument(
+        "--parent-order", type=int, default=6, help="order of the cells (default: 6)"
+    )
     files.add_argument("--config", default="atl06", help="says where the coordinates are")
 
 

@@ -223,7 +223,9 @@ def grid_of(config: PipelineConfig, parent_order: int | None = None) -> Grid:
     declared = config.output.grid
     if declared.parent_order is not None:
         parent_order = declared.parent_order
-    return Grid(DEFAULT_PARENT_ORDER if parent_order is None else parent_order, declared.child_order)
+    return Grid(
+        DEFAULT_PARENT_ORDER if parent_order is None else parent_order, declared.child_order
+    )
 
 
 def get_child_order(config: PipelineConfig) -> int:

@@ -122,9 +122,7 @@ def fit(store: str | Path) -> dict[str, float]:
     from magg.testing import surface_height
 
     group = open_group(store)["12"]
-    held = {
-        name: group[name][:] for name in ("count", "h_mean", "h_sigma", "lat_mean", "lon_mean")
-    }
+    held = {name: group[name][:] for name in ("count", "h_mean", "h_sigma", "lat_mean", "lon_mean")}
     full = held["count"] > 0
     mean, sigma, lat, lon = (
         held[name][full].astype(np.float64)

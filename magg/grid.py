@@ -151,8 +151,7 @@ def children_of(parents: Words, grid: Grid) -> NDArray[np.uint64]:
     ndarray of uint64, shape (n * grid.children,)
     """
     first = nested_ids(parents, grid.parent_order) * np.uint64(grid.children)
-    ids: NDArray[np.uint64] = first[:, None] + np.arange(grid.children, dtype=np.uint64)
-    return ids.ravel()
+    return np.add.outer(first, np.arange(grid.children, dtype=np.uint64)).ravel()
 
 
 def centres(words: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

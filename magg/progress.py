@@ -29,8 +29,12 @@ def make_listener(progress: bool | Listener | None) -> Listener:
     if callable(progress):
         return progress
     if progress is False:
-        return lambda event: None
+        return _ignore
     return Bar() if progress or _is_watched() else LogLines()
+
+
+def _ignore(_: Event) -> None:
+    """Show nothing."""
 
 
 def _is_watched() -> bool:
@@ -52,6 +56,7 @@ class LogLines:
         self._began = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        """Log an event, if it is one that matters."""
         if isinstance(event, RunStarted):
             self._total, self._began = event.cells, time.monotonic()
             skipped = f", {event.skipped} done before" if event.skipped else ""
@@ -88,6 +93,7 @@ class Bar:
         self._observations = self._errors = 0
 
     def __call__(self, event: Event) -> None:
+        """Move the bar by an event."""
         if isinstance(event, RunStarted):
             self._open(event)
         elif self._progress is None or self._task is None:

@@ -48,7 +48,10 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
     )
     return _table(
         [
-            ("would work on", f"{summary['total_cells']:,} cells of order {summary['parent_order']}"),
+            (
+                "would work on",
+                f"{summary['total_cells']:,} cells of order {summary['parent_order']}",
+            ),
             ("granules", f"{summary['granules']:,}"),
             ("granules per cell", per_cell),
             ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),

@@ -121,7 +121,7 @@ def run(
         _run_cells(chosen, tasks, _in_flight(chosen, max_workers), tally, make_listener(progress))
     finally:
         if executor is None:
-            # Not waiting gives control back at once on Ctrl-C; otherwise nothing is left to wait for.
+            # Not waiting gives control back at once on Ctrl-C; else nothing is left to wait for.
             chosen.shutdown(wait=False, cancel_futures=True)
     return tally.summary(time.perf_counter() - began)
 
@@ -210,9 +210,7 @@ def _run_cells(
         listen(RunFinished(tally.summary(time.perf_counter() - began)))
 
 
-def _drain(
-    executor: Executor, tasks: Iterator[CellTask], in_flight: int
-) -> Iterator[CellResult]:
+def _drain(executor: Executor, tasks: Iterator[CellTask], in_flight: int) -> Iterator[CellResult]:
     """Keep a bounded number of cells submitted, and yield the results as they come."""
     # A queue filled by callbacks costs the same per cell however many are waiting.
     finished: queue.SimpleQueue[Future[CellResult]] = queue.SimpleQueue()

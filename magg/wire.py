@@ -76,12 +76,16 @@ def converter() -> Converter:
     shared = Converter(unstruct_collection_overrides={tuple: list})
     for cls in _PLAIN:
         shared.register_structure_hook(cls, _plain)
-    shared.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _literal)
+    shared.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _literal)
     shared.register_structure_hook_func(_is_union, _union)
-    shared.register_structure_hook_func(lambda cls: get_origin(cls) is dict, _mapping)
+    shared.register_structure_hook_func(lambda cls: _origin(cls) is dict, _mapping)
     shared.register_structure_hook_func(_is_sequence, _sequence)
     shared.register_structure_hook_factory(dataclasses.is_dataclass, _dataclass)
     return shared
+
+
+def _origin(cls: Any) -> Any:
+    return get_origin(cls)
 
 
 def _plain(value: Any, cls: Any) -> Any:
@@ -98,11 +102,11 @@ def _literal(value: Any, cls: Any) -> Any:
 
 
 def _is_union(cls: Any) -> bool:
-    return get_origin(cls) in (Union, types.UnionType)
+    return _origin(cls) in (Union, types.UnionType)
 
 
 def _is_sequence(cls: Any) -> bool:
-    return get_origin(cls) is list or get_origin(cls) is tuple
+    return _origin(cls) is list or _origin(cls) is tuple
 
 
 def _union(value: Any, cls: Any) -> Any:
@@ -118,9 +122,9 @@ def _fits(value: object, cls: Any) -> bool:
     """Tell whether a value has the outer shape of a type; what is inside is checked later."""
     if cls in _PLAIN:
         return isinstance(value, _PLAIN[cls][1]) and (cls is bool or not isinstance(value, bool))
-    if get_origin(cls) is Literal:
+    if _origin(cls) is Literal:
         return value in get_args(cls)
-    if dataclasses.is_dataclass(cls) or get_origin(cls) is dict:
+    if dataclasses.is_dataclass(cls) or _origin(cls) is dict:
         return isinstance(value, Mapping)
     return isinstance(value, Sequence) and not isinstance(value, str)
 
@@ -128,7 +132,7 @@ def _fits(value: object, cls: Any) -> bool:
 def _kind(cls: Any) -> str:
     if cls in _PLAIN:
         return _PLAIN[cls][0]
-    return "a mapping" if dataclasses.is_dataclass(cls) or get_origin(cls) is dict else "a list"
+    return "a mapping" if dataclasses.is_dataclass(cls) or _origin(cls) is dict else "a list"
 
 
 def _mapping(value: Any, cls: Any) -> Any:
@@ -140,7 +144,7 @@ def _mapping(value: Any, cls: Any) -> Any:
 def _sequence(value: Any, cls: Any) -> Any:
     if not _fits(value, cls):
         raise TypeError(f"must be a list, not {value!r}")
-    return get_origin(cls)(item for _, item in _each(enumerate(value), get_args(cls)[0]))
+    return _origin(cls)(item for _, item in _each(enumerate(value), get_args(cls)[0]))
 
 
 def _each(items: Iterable[tuple[Any, Any]], cls: Any) -> list[tuple[Any, Any]]:

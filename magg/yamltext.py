@@ -61,5 +61,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[str, int]]:
     if root is not None:
         visit(root, "")
     if problems:
-        raise ConfigError(f"{name} has doubled keys:\n  " + "\n  ".join(problems), problems=problems)
+        raise ConfigError(
+            f"{name} has doubled keys:\n  " + "\n  ".join(problems), problems=problems
+        )
     return data, lines

@@ -109,7 +109,9 @@ def test_plot_draws_a_picture(catalog_path, store_path, tmp_path, capsys):
     assert picture.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["catalog", "files"], ["info"], ["demo"], ["plot"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["catalog", "files"], ["info"], ["demo"], ["plot"]]
+)
 def test_help_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -118,4 +118,6 @@ def test_cell_centres_lie_in_their_cells():
 def test_separation_is_the_great_circle_angle():
     np.testing.assert_allclose(grid.separation(0, 0, 0, 90), 90)
     np.testing.assert_allclose(grid.separation(90, 17, -90, -33), 180)
-    np.testing.assert_allclose(grid.separation(-75, 179.9, -75, -179.9), 0.2 * np.cos(np.radians(75)), rtol=1e-5)
+    np.testing.assert_allclose(
+        grid.separation(-75, 179.9, -75, -179.9), 0.2 * np.cos(np.radians(75)), rtol=1e-5
+    )

@@ -194,9 +194,7 @@ def test_running_twice_gives_the_same_store(config, catalog, tmp_path):
 
 
 def test_the_order_of_granules_and_cells_does_not_matter(config, catalog, tmp_path):
-    other = Catalog(
-        6, dict(reversed([(c, tuple(reversed(g))) for c, g in catalog.cells.items()]))
-    )
+    other = Catalog(6, dict(reversed([(c, tuple(reversed(g))) for c, g in catalog.cells.items()])))
     run(config, catalog=catalog, store=tmp_path / "a.zarr", max_workers=1)
     run(config, catalog=other, store=tmp_path / "b.zarr", max_workers=3)
     ours, theirs = arrays(tmp_path / "a.zarr"), arrays(tmp_path / "b.zarr")

@@ -17,7 +17,6 @@ from magg.errors import CatalogError, GranuleError, GranuleNotFoundError, GridEr
 from magg.granules import GranuleLayout, granule_layout, open_source
 from magg.grid import Grid, to_decimal
 
-
 Cells = dict[str, tuple[str, ...]]
 
 
@@ -141,6 +140,7 @@ def _gather_attributes(
     for beam in layout.beams:
         for name in source.columns:
             attributes = beam.datasets[name].attributes
-            kept = {k: str(attributes[k]) for k in ("units", "long_name") if k in attributes}
+            wanted = ("units", "long_name")
+            kept: dict[str, str] = {key: attributes[key] for key in wanted if key in attributes}
             if kept:
                 found.setdefault(name, kept)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from magg import __version__, wire
+from magg import __version__
 from magg.config import PipelineConfig
 from magg.grid import LATITUDE_CONVENTION, Grid
 from magg.statistics import Statistic
@@ -76,7 +76,10 @@ def array_specs(
     coordinates = [
         ArraySpec("cell_ids", word, word.type(0), _cell_id_attributes(grid)),
         ArraySpec(
-            "morton", word, word.type(0), {"long_name": "Morton word of the cell, as mortie packs it"}
+            "morton",
+            word,
+            word.type(0),
+            {"long_name": "Morton word of the cell, as mortie packs it"},
         ),
     ]
     variables = [

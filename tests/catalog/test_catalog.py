@@ -100,19 +100,34 @@ def test_units_of_the_source_are_kept(catalog):
         ({"metadata": {"parent_order": "6"}, "catalog": {}}, "parent_order is missing or not"),
         ({"metadata": {"parent_order": 99}, "catalog": {}}, "between 0 and 27"),
         ({"metadata": {"parent_order": 6}, "catalog": {}}, "holds no cell"),
-        ({"metadata": {"parent_order": 6}, "catalog": {"-613411": ["a"]}}, "order 5, where order 6"),
-        ({"metadata": {"parent_order": 6}, "catalog": {"9134114": ["a"]}}, "not a decimal Morton id"),
+        (
+            {"metadata": {"parent_order": 6}, "catalog": {"-613411": ["a"]}},
+            "order 5, where order 6",
+        ),
+        (
+            {"metadata": {"parent_order": 6}, "catalog": {"9134114": ["a"]}},
+            "not a decimal Morton id",
+        ),
         ({"metadata": {"parent_order": 6}, "catalog": {"-6134114": []}}, "has no granule"),
         ({"metadata": {"parent_order": 6}, "catalog": {"-6134114": "a"}}, "must be a list"),
         ({"metadata": {"parent_order": 6}, "catalog": {"-6134114": [3]}}, "path or URL"),
-        ({"metadata": {"parent_order": 6}, "catalog": {"-6134114": ["a", "b", "a"]}}, "names granule a twice"),
-        ({"metadata": {"parent_order": 6, "total_cells": 7}, "catalog": {"-6134114": ["a"]}}, "total_cells is 7, but there are 1"),
-        ('{"metadata": {"parent_order": 6}, "catalog": {"-6134114": ["a"], "-6134114": ["b"]}}', "'-6134114' stands twice"),
+        (
+            {"metadata": {"parent_order": 6}, "catalog": {"-6134114": ["a", "b", "a"]}},
+            "names granule a twice",
+        ),
+        (
+            {"metadata": {"parent_order": 6, "total_cells": 7}, "catalog": {"-6134114": ["a"]}},
+            "total_cells is 7, but there are 1",
+        ),
+        (
+            '{"metadata": {"parent_order": 6}, "catalog": {"-6134114": ["a"], "-6134114": ["b"]}}',
+            "'-6134114' stands twice",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_catalog_is_refused_by_name(tmp_path, document, words):
     path = write(tmp_path, document)
-    with pytest.raises(CatalogError, match="catalog.json") as caught:
+    with pytest.raises(CatalogError, match=r"catalog\.json") as caught:
         Catalog.load(path)
     assert words in str(caught.value)
 
