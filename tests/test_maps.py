@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import zarr
@@ -162,13 +161,13 @@ def test_many_cells_become_an_image_that_shows_each_of_them(tmp_path: Path) -> N
 
 
 def test_cells_smaller_than_pixels_are_drawn_as_coarser_ones(tmp_path: Path) -> None:
-    # One cell in 64, far apart: looking cells up pixel by pixel would miss most of them.
+    # One cell in 32, far apart: looking cells up pixel by pixel would miss most of them.
     ids = nested_ids(locate([70.0], [-45.0]), 2)[0] << np.uint64(20)
     store = store_of(tmp_path / "store.zarr", ids + np.arange(0, 4**10, 32, dtype=np.uint64))
     figure = plot(store, dpi=60)
     (image,) = panels(figure)[0].images
     assert image.get_array().count() > 0.3 * image.get_array().size
-    assert any("drawn as pixels, means over cells of order 8" in t for t in words_in(figure))
+    assert any("drawn as pixels, means over cells of order 9" in t for t in words_in(figure))
 
 
 def test_coarser_cells_have_the_mean_of_the_cells_that_have_a_value() -> None:
@@ -188,7 +187,7 @@ def test_the_antimeridian_is_no_edge(tmp_path: Path) -> None:
     figure = plot(store)
     outlines = polygons(figure)
     assert np.ptp(outlines, axis=1).max() < 3 * side_km(12)
-    assert np.ptp(outlines[..., 0]) < 100
+    assert np.ptp(outlines[..., 0]) < 300  # not once around the Earth
     assert "180°" in words_in(figure)
     longitude = centres(zarr.open_group(store)["12/morton"][:])[1]
     assert longitude.min() < 0 < longitude.max()
@@ -269,8 +268,8 @@ def test_parallels_around_the_pole_are_labelled_inside() -> None:
     view = (-500.0, 500.0, -500.0, 500.0)
     places = {line.label: place_label(line, view) for line in graticule(Polar(1), view)}
     assert places["88°N"][0] == "inside"
-    assert places["45°W"] is None or places["45°W"][0] == "bottom"
-    assert places["0°"][0] == "right" or places["0°"][0] == "bottom"
+    assert places["30°W"][0] == places["60°W"][0] == "bottom"  # 45 degrees west is down
+    assert places["120°E"][0] == "top"
 
 
 # --- files, errors, manners ------------------------------------------------------------------
@@ -319,11 +318,11 @@ def test_the_finest_order_is_drawn_unless_another_is_asked_for(antarctic: Path) 
 
 def test_the_users_backend_and_settings_are_left_alone(antarctic: Path) -> None:
     script = (
-        "import sys, matplotlib; before = dict(matplotlib.rcParams)\n"
+        # Plain access to rcParams["backend"] would import pyplot by itself; copies do not.
+        "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
         "from magg.maps import plot\n"
         "plot(sys.argv[1], sys.argv[1] + '.png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
-        "assert dict(matplotlib.rcParams) == before\n"
+        "assert matplotlib.rcParams.copy() == before\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(antarctic)], check=True)
-    assert matplotlib.rcParams is not None

@@ -1,0 +1,187 @@
+"""What a granule holds and where: its beams, their datasets, and which rows lie in which cell.
+
+A layout needs one pass over the coordinates of a granule. It is kept in the process, so that a
+run over many cells goes through the coordinates of each granule once and reads, per cell, only
+the chunks that hold its rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magg.config import DataSource
+from magg.granules.beams import BeamLayout, find_beam, located
+from magg.granules.cache import OnceCache
+from magg.granules.ranges import RangeRead, Want
+from magg.granules.sources import ByteSource, open_hdf5, open_source
+from magg.grid import Words, nested_ids, prefixes, words_of
+
+# Runs of one cell closer than this are one run: the rows between cost less than another range.
+LARGEST_ROW_GAP = 4096
+# Layouts kept in a process. One of a full-size ATL06 granule takes about 60 KB.
+CACHE_BYTES = 128 << 20
+# What a dataset's layout takes beside its arrays.
+DATASET_BYTES = 1800
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GranuleLayout:
+    """One granule.
+
+    Parameters
+    ----------
+    granule : str
+        Path or URL.
+    size : int
+        Bytes.
+    etag : str
+        ETag, or for a file the time of its modification (ns) and its inode.
+    parent_order : int
+        Order of the cells of the beams' runs.
+    beams : tuple of BeamLayout
+        Those that are in the file, in the config's order.
+    unlocated : int
+        Rows of all beams without a valid position (missing, not finite or out of range).
+    """
+
+    granule: str
+    size: int
+    etag: str
+    parent_order: int
+    beams: tuple[BeamLayout, ...]
+    unlocated: int
+
+    def cells(self) -> Words:
+        """Return the parent cells that hold at least one row: sorted, unique Morton words."""
+        words = [beam.cells for beam in self.beams]
+        return np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *words]))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, about."""
+        total = 0
+        for beam in self.beams:
+            total += beam.cells.nbytes + beam.starts.nbytes + beam.stops.nbytes
+            for dataset in beam.all_datasets():
+                arrays = dataset.offsets.nbytes + dataset.sizes.nbytes + dataset.masks.nbytes
+                total += DATASET_BYTES + arrays
+        return total
+
+
+def granule_layout(granule: str, source: DataSource, parent_order: int) -> GranuleLayout:
+    """Return the layout of a granule, computing it at most once in this process.
+
+    The coordinates of all beams are read and located. Layouts are kept up to 128 MiB in all (one
+    of a full-size ATL06 granule takes about 60 KB), those longest unused leaving first; a file
+    that was replaced or written to is read anew. Threads may call this together: one
+    computes, the others wait. While one is computed, it takes 50 bytes a row of its longest beam.
+
+    Parameters
+    ----------
+    granule : str
+        Path or URL.
+    source : DataSource
+    parent_order : int
+
+    Raises
+    ------
+    GranuleNotFoundError
+        If there is no such granule.
+    GranuleError
+        If it cannot be read, or a beam lacks its coordinates.
+    """
+    with open_source(granule) as opened:
+        return layout_of(opened, source, parent_order)
+
+
+def layout_of(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
+    """Return the layout of an open granule: `granule_layout` for those who go on reading it."""
+    key = (opened.name, opened.size, opened.etag, _digest(source), parent_order)
+    return _layouts.get(key, lambda: _computed(opened, source, parent_order))
+
+
+_layouts: OnceCache[GranuleLayout] = OnceCache(CACHE_BYTES)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_layouts.clear)
+
+
+def _digest(source: DataSource) -> bytes:
+    """Return a digest of the part of the config that a layout depends on."""
+    quality = source.quality_filter.dataset if source.quality_filter else None
+    columns = sorted(source.columns.items())
+    relevant = (source.groups, source.coordinates, columns, quality)
+    return hashlib.sha256(repr(relevant).encode()).digest()
+
+
+def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
+    with open_hdf5(opened) as file:
+        found = [find_beam(file, name, source, opened.name) for name in source.groups]
+    beams, unlocated = [], 0
+    for beam in found:
+        if beam is not None:
+            words = _words(opened, beam)
+            unlocated += int(np.count_nonzero(words == 0))
+            beams.append(_with_runs(beam, words, parent_order))
+    opened.check_unchanged()  # h5py opened the file by its path, a second time
+    return GranuleLayout(
+        granule=opened.name,
+        size=opened.size,
+        etag=opened.etag,
+        parent_order=parent_order,
+        beams=tuple(beams),
+        unlocated=unlocated,
+    )
+
+
+def _words(opened: ByteSource, beam: BeamLayout) -> Words:
+    datasets = (beam.latitude, beam.longitude)
+    wants = [Want(beam.name, dataset, [0], [beam.rows]) for dataset in datasets]
+    latitude, longitude = RangeRead(opened, wants).finish()
+    return located(beam, latitude, longitude)
+
+
+def _with_runs(beam: BeamLayout, words: Words, order: int) -> BeamLayout:
+    cells, starts, stops = runs_of_cells(words, order)
+    return replace(beam, cells=cells, starts=starts, stops=stops)
+
+
+def runs_of_cells(
+    words: Words, order: int, gap: int = LARGEST_ROW_GAP
+) -> tuple[Words, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the runs of rows of each cell.
+
+    Parameters
+    ----------
+    words : ndarray of uint64, shape (rows,)
+        Order-29 Morton words, 0 for rows in no cell.
+    order : int
+        Order of the cells.
+    gap : int
+        Runs of one cell with fewer rows between them are joined, so that a cell has at most
+        ``rows / gap + 1`` runs, whatever the order of the rows.
+
+    Returns
+    -------
+    cells : ndarray of uint64, shape (runs,)
+        Morton words at ``order``, ascending.
+    starts, stops : ndarray of int64, shape (runs,)
+        Ascending within a cell.
+    """
+    cell = prefixes(words, order)
+    edges = np.flatnonzero(cell[1:] != cell[:-1]) + 1
+    starts = np.concatenate([[0], edges]).astype(np.int64)
+    stops = np.append(edges, len(cell)).astype(np.int64)
+    known = np.flatnonzero(cell[starts] != 0) if len(cell) else starts[:0]
+    by_cell = known[np.argsort(cell[starts[known]], kind="stable")]
+    starts, stops = starts[by_cell], stops[by_cell]
+    cell = cell[starts]
+    apart = (cell[1:] != cell[:-1]) | (starts[1:] - stops[:-1] >= gap)
+    edge = np.ones(min(1, len(cell)), dtype=bool)
+    first, last = np.append(edge, apart), np.append(apart, edge)
+    starts, stops = starts[first], stops[last]
+    return words_of(nested_ids(words[starts], order), order), starts, stops

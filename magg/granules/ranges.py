@@ -1,0 +1,269 @@
+"""From wanted rows to byte ranges, and from bytes to rows.
+
+`RangeRead` plans which chunks hold the wanted rows, joins neighbouring chunks into spans, and
+yields jobs that fetch one span each and decode it into the output arrays. Jobs write to places of
+their own, so they may run in any order and in any thread.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magg.errors import GranuleError
+from magg.granules.datasets import FLETCHER32, GZIP, SHUFFLE, UNALLOCATED, DatasetLayout
+from magg.granules.sources import DAMAGED, HDF5_ERRORS, ByteSource, open_hdf5
+
+# A gap is read along where asking twice costs more; a span bounds the memory of one job.
+LARGEST_GAP = 64 << 10
+LARGEST_SPAN = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Want:
+    """Rows of one dataset.
+
+    Parameters
+    ----------
+    beam : str
+        For messages.
+    dataset : DatasetLayout
+    starts, stops : sequence of int
+        Runs of rows, ascending, not overlapping.
+    """
+
+    beam: str
+    dataset: DatasetLayout
+    starts: Sequence[int]
+    stops: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chunk:
+    """One stored chunk, and where its rows go: (first, last, place in ``out``) each."""
+
+    want: Want
+    index: int
+    start: int
+    stop: int
+    pieces: list[tuple[int, int, int]]
+    out: NDArray[Any]
+
+
+class RangeRead:
+    """The values of wanted rows of one granule, on their way.
+
+    Parameters
+    ----------
+    source : ByteSource
+    wants : sequence of Want
+
+    Attributes
+    ----------
+    arrays : list of ndarray
+        One for each want, in the dataset's dtype and native byte order: the rows of its runs, one
+        run after the other. Complete when every job has run.
+    jobs : list of callable
+        To be called once each. They raise `GranuleError`. A job needs the memory of one span
+        (8 MiB, or one chunk if that is larger) and one decoded chunk beside the arrays.
+    """
+
+    def __init__(self, source: ByteSource, wants: Sequence[Want]) -> None:
+        self.arrays = [_new_array(want) for want in wants]
+        chunks: list[_Chunk] = []
+        exotic: list[tuple[Want, NDArray[Any]]] = []
+        for want, out in zip(wants, self.arrays, strict=True):
+            if want.dataset.direct:
+                chunks.extend(_stored_chunks(want, out))
+            elif out.size:
+                exotic.append((want, out))
+        self.jobs: list[Callable[[], None]] = [
+            partial(_read_span, source, span) for span in _spans(chunks)
+        ]
+        if exotic:
+            self.jobs.append(partial(_read_with_h5py, source, exotic))
+
+    def finish(self) -> list[NDArray[Any]]:
+        """Run all jobs here, one after the other, and return the arrays."""
+        for job in self.jobs:
+            job()
+        return self.arrays
+
+
+def decode(dataset: DatasetLayout, chunk: int, raw: memoryview) -> NDArray[Any]:
+    """Undo the filters of a chunk.
+
+    Parameters
+    ----------
+    dataset : DatasetLayout
+    chunk : int
+        Its number.
+    raw : memoryview
+        Its bytes in the file.
+
+    Returns
+    -------
+    ndarray, shape (rows of the chunk,)
+        In the stored dtype; may share the memory of ``raw``.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are not what the filters made.
+    """
+    itemsize, rows = dataset.dtype.itemsize, dataset.stored_rows(chunk)
+    skipped = int(dataset.masks[chunk])
+    data: Any = raw
+    for place in reversed(range(len(dataset.filters))):
+        if skipped >> place & 1:
+            continue
+        kind = dataset.filters[place]
+        if kind == GZIP:
+            data = _inflate(data, rows * itemsize)
+        elif kind == SHUFFLE:
+            data = _unshuffle(data, itemsize)
+        elif kind == FLETCHER32:
+            data = _verified(data)
+    values = np.frombuffer(data, dtype=dataset.dtype)
+    if values.size != rows:
+        raise ValueError(f"it holds {values.size} rows, not {rows}")
+    return values
+
+
+def _new_array(want: Want) -> NDArray[Any]:
+    dataset = want.dataset
+    rows = sum(want.stops) - sum(want.starts)
+    return np.empty((rows, *dataset.shape[1:]), dtype=dataset.dtype.newbyteorder("="))
+
+
+def _stored_chunks(want: Want, out: NDArray[Any]) -> Iterator[_Chunk]:
+    """Yield the chunks to fetch; rows of chunks that were never written get the fill value."""
+    dataset = want.dataset
+    for index, pieces in _pieces(want).items():
+        start = int(dataset.offsets[index])
+        if start == UNALLOCATED:
+            for first, last, at in pieces:
+                out[at : at + last - first] = dataset.fill
+        else:
+            yield _Chunk(want, index, start, start + int(dataset.sizes[index]), pieces, out)
+
+
+def _pieces(want: Want) -> dict[int, list[tuple[int, int, int]]]:
+    """Return, by chunk, the wanted rows within it and their place in the output."""
+    length = want.dataset.chunk_rows
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    done = 0
+    for start, stop in zip(want.starts, want.stops, strict=True):
+        shift = done - start  # from a row of the file to its place in the output
+        for index in range(start // length, -(-stop // length)):
+            base = index * length
+            first, last = max(start, base), min(stop, base + length)
+            found.setdefault(index, []).append((first - base, last - base, first + shift))
+        done += stop - start
+    return found
+
+
+def _spans(chunks: list[_Chunk]) -> list[list[_Chunk]]:
+    """Group chunks that lie near each other in the file."""
+    spans: list[list[_Chunk]] = []
+    start = stop = 0
+    for chunk in sorted(chunks, key=lambda chunk: chunk.start):
+        near = chunk.start - stop <= LARGEST_GAP and chunk.stop - start <= LARGEST_SPAN
+        if spans and near:
+            spans[-1].append(chunk)
+            stop = max(stop, chunk.stop)
+        else:
+            spans.append([chunk])
+            start, stop = chunk.start, chunk.stop
+    return spans
+
+
+def _read_span(source: ByteSource, span: list[_Chunk]) -> None:
+    start, stop = span[0].start, max(chunk.stop for chunk in span)
+    data = source.read(start, stop)
+    for chunk in span:
+        dataset = chunk.want.dataset
+        try:
+            values = decode(dataset, chunk.index, data[chunk.start - start : chunk.stop - start])
+        except ValueError as error:
+            raise GranuleError(
+                f"{source.name}: beam {chunk.want.beam}, dataset {dataset.path}: chunk "
+                f"{chunk.index} cannot be decoded ({error}); {DAMAGED}",
+                granule=source.name,
+            ) from error
+        for first, last, at in chunk.pieces:
+            chunk.out[at : at + last - first] = values[first:last]
+
+
+def _read_with_h5py(source: ByteSource, wants: list[tuple[Want, NDArray[Any]]]) -> None:
+    """Let h5py read what is stored in another way than `decode` knows."""
+    with open_hdf5(source) as file:
+        for want, out in wants:
+            path = want.dataset.path
+            try:
+                dataset, at = file[path], 0
+                for start, stop in zip(want.starts, want.stops, strict=True):
+                    out[at : at + stop - start] = dataset[start:stop]
+                    at += stop - start
+            except HDF5_ERRORS as error:
+                raise GranuleError(
+                    f"{source.name}: beam {want.beam}, dataset {path}: h5py cannot read it "
+                    f"({error}); {DAMAGED}, or install the filter that it names",
+                    granule=source.name,
+                ) from error
+
+
+def _inflate(data: Any, size: int) -> bytes:
+    """Decompress; the size is known, so that the output is allocated once."""
+    try:
+        return zlib.decompress(data, bufsize=size)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+
+
+def _unshuffle(data: Any, itemsize: int) -> NDArray[np.uint8]:
+    """Bring the bytes of each item together again; a rest shorter than an item stays at the end."""
+    stored = np.frombuffer(data, dtype=np.uint8)
+    items = stored.size // itemsize
+    plain = np.empty_like(stored)
+    whole = items * itemsize
+    plain[:whole].reshape(items, itemsize)[:] = stored[:whole].reshape(itemsize, items).T
+    plain[whole:] = stored[whole:]
+    return plain
+
+
+def _verified(data: Any) -> memoryview:
+    """Return the data without its Fletcher-32 checksum, after comparing it."""
+    view = memoryview(data)
+    body, stored = view[:-4], int.from_bytes(view[-4:], "little")
+    low, high = fletcher32(body)
+    # Versions of HDF5 before 1.6.3 stored both halves with their bytes swapped.
+    if stored not in (high << 16 | low, _swap(high) << 16 | _swap(low)):
+        raise ValueError("its checksum is wrong")
+    return body
+
+
+def _swap(half: int) -> int:
+    return (half & 0xFF) << 8 | half >> 8
+
+
+def fletcher32(data: memoryview) -> tuple[int, int]:
+    """Return the two sums of HDF5's Fletcher-32 checksum (big-endian 16-bit words, modulo 65535).
+
+    Of the two values congruent to 0 the checksum uses 65535, unless all data are 0.
+    """
+    if len(data) % 2:
+        data = memoryview(bytes(data) + b"\0")
+    words = np.frombuffer(data, dtype=">u2").astype(np.uint64)
+    if not words.any():
+        return 0, 0
+    # Word i is counted n - i times in the second sum; the weights are reduced against overflow.
+    weights = np.arange(words.size, 0, -1, dtype=np.uint64) % np.uint64(65535)
+    low, high = int(words.sum()) % 65535, int((words * weights).sum()) % 65535
+    return low or 65535, high or 65535

@@ -1,0 +1,151 @@
+"""Granules behind S3 or HTTP(S): ranges through obstore, and a file object for h5py."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from magg.errors import GranuleError, GranuleNotFoundError
+from magg.granules.sources import ByteSource, Closing, changed, whole
+
+
+class ObjectSource(Closing):
+    """An object behind S3 or HTTP(S), read with obstore, which retries by itself.
+
+    Parameters
+    ----------
+    url : str
+    """
+
+    def __init__(self, url: str) -> None:
+        import obstore
+
+        self.name = url
+        parts = urlsplit(url)
+        self._key = unquote(parts.path).lstrip("/")
+        with _translated(url):
+            self._store = _object_store(parts.scheme, parts.netloc)
+            meta = obstore.head(self._store, self._key)
+        self.size = int(meta["size"])
+        self._object_etag = meta.get("e_tag")
+        self.etag = self._object_etag or str(meta["last_modified"])
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Return exactly the bytes ``[start, stop)``, or raise `GranuleError`."""
+        import obstore
+
+        with _translated(self.name):
+            response = obstore.get(self._store, self._key, options={"range": (start, stop)})
+            meta, data = response.meta, response.bytes()
+        # Servers may ignore If-Match, so every answer is compared with what was opened.
+        etag = meta.get("e_tag") or self._object_etag
+        if meta["size"] != self.size or etag != self._object_etag:
+            raise changed(self.name)
+        return whole(data, start, stop, self.name)
+
+    def check_unchanged(self) -> None:
+        """Do nothing: every answer is checked as it arrives."""
+
+
+class BlockFile(io.RawIOBase):
+    """A seekable file over a source that fetches and keeps whole blocks (for h5py's metadata pass).
+
+    Parameters
+    ----------
+    source : ByteSource
+    block : int
+        Bytes fetched at once. Metadata lies scattered in small pieces, so a block holds many.
+    keep : int
+        Blocks kept, the least recently used leaving first: 32 MiB by default.
+
+    Attributes
+    ----------
+    failure : GranuleError or None
+        Why a block could not be fetched.
+    """
+
+    def __init__(self, source: ByteSource, block: int = 1 << 19, keep: int = 64) -> None:
+        self._source, self._block, self._keep = source, block, keep
+        self._blocks: OrderedDict[int, memoryview] = OrderedDict()
+        self._position = 0
+        self.failure: GranuleError | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}
+        self._position = max(0, base[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the source goes and return the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._source.size - self._position))
+        done = 0
+        while done < wanted:
+            number, within = divmod(self._position, self._block)
+            part = self._fetched(number)[within : within + wanted - done]
+            view[done : done + len(part)] = part
+            done += len(part)
+            self._position += len(part)
+        return done
+
+    def _fetched(self, number: int) -> memoryview:
+        if number not in self._blocks:
+            start = number * self._block
+            stop = min(start + self._block, self._source.size)
+            try:
+                self._blocks[number] = self._source.read(start, stop)
+            except GranuleError as error:
+                self.failure = error
+                raise
+            if len(self._blocks) > self._keep:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
+
+
+@lru_cache(maxsize=64)
+def _object_store(scheme: str, host: str) -> Any:
+    """Return the obstore store of a bucket or host; it keeps connections open, so it is shared."""
+    from obstore.store import HTTPStore, S3Store
+
+    if scheme == "s3":
+        return S3Store(host)
+    return HTTPStore.from_url(f"{scheme}://{host}", client_options={"allow_http": scheme == "http"})
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn obstore's errors into this package's."""
+    from obstore import exceptions
+
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError):
+        raise GranuleNotFoundError(
+            f"{url}: there is no such object; correct the catalog", granule=url
+        ) from None
+    except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
+        raise GranuleError(
+            f"{url}: access denied; check the credentials ({error})", granule=url
+        ) from error
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise GranuleError(f"{url}: cannot be read ({error})", granule=url) from error

@@ -1,0 +1,173 @@
+"""The figure: panels side by side, their colour bars, title and caption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from magg.errors import require_extra
+from magg.grid import centres
+from magg.maps.cells import Cells, coarsened, open_root, read_cells
+from magg.maps.panel import (
+    GROUND,
+    INK,
+    QUIET,
+    as_image,
+    as_polygons,
+    colour,
+    draw_bar,
+    draw_graticule,
+    draw_scale,
+    order_of_image,
+)
+from magg.projections import Floats, Projection, View, distance, projection_for, side_km
+
+if TYPE_CHECKING:
+    import zarr
+    from matplotlib.figure import Figure
+
+MOST_POLYGONS = 20_000  # a million of them would take minutes to draw, an image takes a second
+
+_LEFT, _RIGHT, _BETWEEN, _TOP, _BELOW = 0.8, 0.75, 1.15, 0.95, 1.35  # margins, inches
+_PANEL_WIDTH = 4.8
+
+
+def plot(
+    store: str | os.PathLike[str] | zarr.Group,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    variables: Sequence[str] = ("h_mean", "count"),
+    order: int | None = None,
+    title: str | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw maps of a store's variables, side by side.
+
+    Cells without a value are not drawn. Up to 20,000 cells are drawn as their polygons; more
+    are drawn as an image, in which a pixel has the colour of the cell that holds its centre.
+    Where cells are smaller than pixels, those of a coarser order take their place, each with the
+    mean of its cells (the caption then says so), so that no cell falls between the pixels.
+
+    Parameters
+    ----------
+    store : str, path or zarr.Group
+        Where the store is, or its root group if it is open.
+    path : str or path, optional
+        Write the figure there, in the format of its suffix (``.png``, ``.pdf``, ...).
+    variables : sequence of str
+        What to draw. Integers get a logarithmic scale; limits are the 2nd and 98th percentile.
+    order : int, optional
+        Which of the orders in the store; the finest unless given.
+    title : str, optional
+        A title in place of the name of the grid.
+    dpi : int
+        Dots an inch.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Free of pyplot: it need not be closed, and the backend in use stays as it is.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    StoreNotFoundError
+        If there is no store.
+    StoreError
+        If the store lacks a variable or the order.
+    ValueError
+        If no variable is named, or matplotlib does not write files of the path's suffix.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise require_extra("matplotlib", "plot") from error
+
+    if not variables:
+        raise ValueError("name at least one variable to draw")
+    cells = read_cells(open_root(store), variables, order)
+    if cells.words.size:
+        figure = _draw(cells, title, dpi)
+    else:
+        figure = Figure(figsize=(6.4, 3.6), facecolor="white", dpi=dpi)
+        text = f"No cells with data\n{', '.join(variables)} at order {cells.order}"
+        figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, linespacing=1.6)
+    FigureCanvasAgg(figure)
+    if path is not None:
+        figure.savefig(Path(path), dpi=dpi)
+    return figure
+
+
+def _draw(cells: Cells, title: str | None, dpi: int) -> Figure:
+    """Return the figure of some cells."""
+    from matplotlib.figure import Figure
+
+    lat, lon = centres(cells.words)
+    projection = projection_for(lat, lon)
+    view = _view(*projection.forward(lat, lon), side_km(cells.order), projection)
+    high = _PANEL_WIDTH * (view[3] - view[2]) / (view[1] - view[0])
+    panels = len(cells.variables)
+    width = _LEFT + panels * _PANEL_WIDTH + (panels - 1) * _BETWEEN + _RIGHT
+    height = _TOP + high + _BELOW
+    figure = Figure(figsize=(width, height), facecolor="white", dpi=dpi)
+
+    if cells.words.size <= MOST_POLYGONS:
+        drawn, paint = cells, as_polygons(cells.words, projection)
+    else:
+        pixel = (view[1] - view[0]) / (_PANEL_WIDTH * dpi)
+        drawn = coarsened(cells, order_of_image(cells.order, pixel))
+        paint = as_image(drawn, projection, view, pixel)
+    for number, variable in enumerate(drawn.variables):
+        left = (_LEFT + number * (_PANEL_WIDTH + _BETWEEN)) / width
+        axes = figure.add_axes((left, _BELOW / height, _PANEL_WIDTH / width, high / height))
+        axes.set(xlim=view[:2], ylim=view[2:], xticks=[], yticks=[], facecolor=GROUND)
+        axes.set_title(variable.name, loc="left", fontsize=10, color=INK, fontweight="bold", pad=18)
+        axes.spines[:].set(color=INK, linewidth=0.8)
+        draw_graticule(axes, projection, view)
+        cmap, norm = colour(variable)
+        mappable = paint(axes, variable.values, cmap, norm)
+        draw_scale(axes, projection, view)
+        place = (left, (_BELOW - 0.6) / height, _PANEL_WIDTH / width, 0.13 / height)
+        draw_bar(figure, figure.add_axes(place), mappable, variable)
+
+    heading = title or f"HEALPix order {cells.order}, cells of {distance(side_km(cells.order))}"
+    start = _LEFT / width
+    figure.text(start, 1 - 0.4 / height, heading, fontsize=14, fontweight="bold", color=INK)
+    caption = _caption(cells, drawn, projection)
+    figure.text(start, 0.16 / height, caption, fontsize=8, color=QUIET)
+    return figure
+
+
+def _caption(cells: Cells, drawn: Cells, projection: Projection) -> str:
+    parts = [f"{cells.words.size:,} cell{'s' * (cells.words.size != 1)} with data"]
+    if cells.observations is not None:
+        parts.append(f"{cells.observations:,} observations")
+    if drawn.order != cells.order:
+        parts.append(f"drawn as pixels, means over cells of order {drawn.order}")
+    elif drawn is not cells:
+        parts.append("drawn as pixels")
+    return "  ·  ".join([*parts, projection.name])
+
+
+def _view(x: Floats, y: Floats, side: float, projection: Projection) -> View:
+    """Return the extent of a map: the data with a margin, and not too slender to look at.
+
+    The margin is wider below, where the scale bar is.
+    """
+    spans = [float(np.ptp(v)) for v in (x, y)]
+    middles = [float(v.min() + v.max()) / 2 for v in (x, y)]
+    longest = max(*spans, 6 * side)
+    half_x, half_y = (max(span, 0.55 * longest) * 0.54 + side for span in spans)
+    west, east, south, north = projection.extent
+    return (
+        max(west, middles[0] - half_x),
+        min(east, middles[0] + half_x),
+        max(south, middles[1] - half_y - 0.12 * half_x),
+        min(north, middles[1] + half_y),
+    )

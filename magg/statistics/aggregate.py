@@ -1,0 +1,110 @@
+"""Statistics of the rows of one parent cell, per child cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magg.errors import StatisticError
+from magg.statistics.declare import Compiled
+from magg.statistics.ordering import blocks
+from magg.statistics.segments import Array, Block, Program
+
+
+def aggregate(
+    statistics: Mapping[str, Compiled],
+    child: NDArray[np.unsignedinteger],
+    columns: Mapping[str, Array],
+    children: int,
+) -> dict[str, Array]:
+    """Compute statistics of rows per child cell.
+
+    Arithmetic is done in float64 whatever the columns are; results are cast to the declared dtypes
+    last. Beside the outputs it takes 12 MB at 10 million rows (30 MB if they are shuffled), and
+    about 25 bytes a row of the largest child cell where that exceeds a block. Safe to be called
+    from several threads.
+
+    Parameters
+    ----------
+    statistics : mapping of str to Compiled
+    child : ndarray of uint16 or uint32, shape (n,)
+        Child cell of each row, below ``children``, in any order; fastest in long runs.
+    columns : mapping of str to ndarray, shape (n,)
+        At least the columns that the statistics use.
+    children : int
+        Number of child cells.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (children,)
+        In the declared dtypes. Child cells without rows hold the fill value, and 0 for counts.
+        Results that an integer dtype cannot hold become the fill value; so does NaN where the
+        fill value of a floating-point dtype is finite.
+
+    Raises
+    ------
+    StatisticError
+        If columns and child indices do not fit each other, a registered function fails, or a
+        count is too large for its dtype.
+    """
+    _check(statistics, child, columns, children)
+    outputs = {
+        key: np.full(children, 0 if compiled.counts else compiled.fill, dtype=compiled.dtype)
+        for key, compiled in statistics.items()
+    }
+    program = Program([compiled.node for compiled in statistics.values()])
+    for segments in blocks(child):
+        results = program.run(Block(columns, segments.rows, segments.counts))
+        for (key, compiled), values in zip(statistics.items(), results, strict=True):
+            outputs[key][segments.cells] = _cast(compiled, values)
+    return outputs
+
+
+def _check(
+    statistics: Mapping[str, Compiled],
+    child: NDArray[np.unsignedinteger],
+    columns: Mapping[str, Array],
+    children: int,
+) -> None:
+    for key, compiled in statistics.items():
+        for name in sorted(compiled.columns):
+            if name not in columns:
+                raise StatisticError(f"statistic {key!r} needs column {name!r}, which is not given")
+            if columns[name].shape != child.shape:
+                raise StatisticError(
+                    f"column {name!r} has shape {columns[name].shape}, where the child indices "
+                    f"have {child.shape}"
+                )
+    if child.size and int(child.max()) >= children:
+        raise StatisticError(f"child index {child.max()} is beyond the {children} child cells")
+
+
+def _cast(compiled: Compiled, values: Array) -> Array:
+    dtype = compiled.dtype
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = values.astype(dtype)
+    if dtype.kind == "f":
+        if np.isfinite(compiled.fill):
+            result[np.isnan(result)] = compiled.fill
+        return result
+    fits = _fits(values, np.iinfo(dtype))
+    if compiled.counts and not fits.all():
+        raise StatisticError(
+            f"statistic {compiled.name!r}: a child cell has {values.max()} observations, more "
+            f"than {dtype} can hold; declare a larger dtype"
+        )
+    result[~fits] = compiled.fill
+    return result
+
+
+def _fits(values: Array, limits: np.iinfo[np.integer]) -> NDArray[np.bool_]:
+    if values.dtype.kind == "f":
+        # Not the upper limit itself, which may be no float64, but the power of two above it.
+        whole = np.trunc(values)
+        return (whole >= float(limits.min)) & (whole < float(limits.max + 1))
+    if values.dtype.kind == "b":
+        return np.ones(values.shape, dtype=bool)
+    stored = np.iinfo(values.dtype)
+    return (values >= max(limits.min, stored.min)) & (values <= min(limits.max, stored.max))

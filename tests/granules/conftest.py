@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from magg.granules import layout
+
+
+@pytest.fixture(autouse=True)
+def _no_layouts_kept() -> Iterator[None]:
+    layout._layouts.clear()
+    yield
+    layout._layouts.clear()
+
+
+@pytest.fixture(scope="session")
+def real_granules() -> list[str]:
+    beside = Path(__file__).parents[2] / ".." / "shared" / "atl06"
+    folder = Path(os.environ.get("MAGG_ATL06", beside)).resolve()
+    found = sorted(map(str, folder.glob("*.h5")))
+    if not found:
+        pytest.skip(f"no real ATL06 granules in {folder}; set MAGG_ATL06 to their folder")
+    return found
