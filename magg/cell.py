@@ -6,19 +6,25 @@ plain data, and it never raises: what goes wrong with a cell is part of its resu
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import time
 import traceback
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magg.config import PipelineConfig, compile_statistics
-from magg.granules import GranuleRead, read_rows
+from magg.errors import GranuleError
+from magg.executors.retry import Kind, classify
+from magg.granules import GranuleRead, Rows, forget_sources, read_rows
 from magg.grid import Grid, from_decimal
 from magg.statistics import aggregate
-from magg.store.chunks import write_chunks
+from magg.store import records
+from magg.store.chunks import forget_stores, write_chunks
+from magg.store.records import SkippedGranule
 
 TRACEBACK_CHARACTERS = 8_000
 
@@ -41,6 +47,10 @@ class CellTask:
         Which chunk of the store is the cell's.
     parents : int
         How many parent cells the store has.
+    digest : str
+        Of the inputs of the cell; see `magg.store.records.inputs_digest`.
+    on_granule_error : {"fail", "skip"}
+        Whether a granule that cannot be read makes the cell an error, or is left out and named.
     region : str, optional
         AWS region of the store's bucket.
     """
@@ -52,16 +62,26 @@ class CellTask:
     store: str
     chunk: int
     parents: int
+    digest: str
+    on_granule_error: Literal["fail", "skip"] = "fail"
     region: str | None = None
 
 
 @dataclass(frozen=True)
 class CellFailure:
-    """Why a cell failed: plain data, whatever was raised."""
+    """Why a cell failed: plain data, whatever was raised.
+
+    Parameters
+    ----------
+    type, message, traceback : str
+    kind : Kind
+        Whether another attempt may succeed.
+    """
 
     type: str
     message: str
     traceback: str
+    kind: Kind = Kind.PERMANENT
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,8 @@ class CellResult:
         Child cells with an observation.
     granules : tuple of GranuleRead
         What was read of each granule.
+    skipped : tuple of SkippedGranule
+        What could not be read and was left out, as was asked for.
     duration_s : float
     error : CellFailure, optional
     """
@@ -89,6 +111,7 @@ class CellResult:
     observations: int = 0
     children: int = 0
     granules: tuple[GranuleRead, ...] = ()
+    skipped: tuple[SkippedGranule, ...] = ()
     duration_s: float = 0.0
     error: CellFailure | None = None
 
@@ -111,28 +134,83 @@ def process_cell(task: CellTask) -> CellResult:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - native libraries panic with BaseException
-        return failed(task.cell, error, time.perf_counter() - began)
-    return result(time.perf_counter() - began)
+        result = failed(task.cell, error)
+        if result.error is not None and result.error.kind is Kind.CREDENTIALS:
+            # Connections keep the credentials they were opened with.
+            forget_sources()
+            forget_stores()
+        _note_failure(task, result)
+    return replace(result, duration_s=time.perf_counter() - began)
 
 
-def failed(cell: str, error: BaseException, duration_s: float = 0.0) -> CellResult:
-    """Return the result of a cell that failed."""
-    text = "".join(traceback.format_exception(error))
+def failed(cell: str, error: BaseException, default: Kind = Kind.PERMANENT) -> CellResult:
+    """Return the result of a cell that failed.
+
+    Parameters
+    ----------
+    cell : str
+    error : BaseException
+    default : Kind
+        What the failure is where the error's type does not tell.
+    """
     failure = CellFailure(
         type=type(error).__name__,
         message=str(error) or type(error).__name__,
-        traceback=text[-TRACEBACK_CHARACTERS:],
+        traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
+        kind=classify(error, default),
     )
-    return CellResult(cell, "error", duration_s=duration_s, error=failure)
+    return CellResult(cell, "error", error=failure)
 
 
-def _process(task: CellTask) -> functools.partial[CellResult]:
-    """Do the work, and return the result but for its duration."""
+def _process(task: CellTask) -> CellResult:
     statistics = compile_statistics(task.config)
     columns = {column for statistic in statistics.values() for column in statistic.columns}
-    word = from_decimal(task.cell, task.grid.parent_order)
-    rows, granules = read_rows(task.granules, word, task.grid, task.config.data_source, columns)
+    rows, granules, skipped = _read(task, columns)
     values = aggregate(statistics, rows.child, rows.columns, task.grid.children)
+    observations = len(rows.child)
+    record = records.Record(
+        cell=task.cell,
+        digest=task.digest,
+        status="partial" if skipped else "data" if observations else "empty",
+        chunk=task.chunk,
+        observations=observations,
+        children=int(np.count_nonzero(np.bincount(rows.child))) if observations else 0,
+        granules=granules,
+        skipped=skipped,
+    )
+    records.write_cell(task.store, record, lambda: _write_chunks(task, values), task.region)
+    return CellResult(
+        task.cell,
+        "data" if observations else "empty",
+        observations,
+        record.children,
+        granules,
+        skipped,
+    )
+
+
+def _read(
+    task: CellTask, columns: Collection[str]
+) -> tuple[Rows, tuple[GranuleRead, ...], tuple[SkippedGranule, ...]]:
+    """Read the rows of a cell; leave out unreadable granules where that was asked for."""
+    word = from_decimal(task.cell, task.grid.parent_order)
+    granules = list(task.granules)
+    skipped: list[SkippedGranule] = []
+    while True:
+        try:
+            rows, read = read_rows(granules, word, task.grid, task.config.data_source, columns)
+        except GranuleError as error:
+            # What may pass by itself is tried again, not given up.
+            passing = classify(error) is not Kind.PERMANENT
+            if task.on_granule_error == "fail" or passing or error.granule not in granules:
+                raise
+            granules.remove(error.granule)
+            skipped.append(SkippedGranule(error.granule, str(error)))
+        else:
+            return rows, tuple(read), tuple(skipped)
+
+
+def _write_chunks(task: CellTask, values: Mapping[str, NDArray[Any]]) -> None:
     write_chunks(
         task.store,
         task.grid.child_order,
@@ -141,11 +219,17 @@ def _process(task: CellTask) -> functools.partial[CellResult]:
         version=f"{task.config.digest}:{task.parents}",
         region=task.region,
     )
-    return functools.partial(
-        CellResult,
-        task.cell,
-        "data" if len(rows.child) else "empty",
-        len(rows.child),
-        int(np.count_nonzero(np.bincount(rows.child))) if len(rows.child) else 0,
-        tuple(granules),
-    )
+
+
+def _note_failure(task: CellTask, result: CellResult) -> None:
+    """Leave a note in the store; where even that fails, the result still tells."""
+    if result.error is not None:
+        with contextlib.suppress(Exception):
+            records.write_failure(
+                task.store,
+                task.cell,
+                task.digest,
+                result.error.type,
+                result.error.message,
+                task.region,
+            )

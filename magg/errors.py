@@ -95,6 +95,22 @@ class BackendError(MaggError, ValueError):
     """A backend is unknown or cannot serve this run."""
 
 
+class WorkerLostError(MaggError, ConnectionError):
+    """A worker died, or the connection to it was lost; another attempt may succeed."""
+
+
+class WorkerOutOfMemoryError(MaggError, MemoryError):
+    """A worker ran out of memory; another attempt of the same size would too."""
+
+
+class WorkerTimeoutError(MaggError, TimeoutError):
+    """A worker ran into its time limit; another attempt of the same size would too."""
+
+
+class CredentialsExpiredError(MaggError, PermissionError):
+    """Credentials have expired; another attempt needs new ones."""
+
+
 class MissingExtraError(MaggError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -151,7 +151,8 @@ def children_of(parents: Words, grid: Grid) -> NDArray[np.uint64]:
     ndarray of uint64, shape (n * grid.children,)
     """
     first = nested_ids(parents, grid.parent_order) * np.uint64(grid.children)
-    return np.add.outer(first, np.arange(grid.children, dtype=np.uint64)).ravel()
+    ids = first[:, np.newaxis] + np.arange(grid.children, dtype=np.uint64)
+    return np.asarray(ids.ravel(), dtype=np.uint64)
 
 
 def centres(words: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

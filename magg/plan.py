@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from magg.cell import CellTask
 from magg.config import PipelineConfig, grid_of
 from magg.errors import CatalogError, ConfigError
 from magg.grid import Grid, from_decimal
-from magg.store import schema, template
+from magg.store import records, schema, template
 from magg.store.open import normalise
+
+OnGranuleError = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,12 @@ class Plan:
         Absolute path, or URL.
     cells : tuple of str
         Decimal Morton ids of the cells to work on, those with the most granules first.
+    on_granule_error : {"fail", "skip"}
+        Whether a granule that cannot be read makes its cells errors, or is left out and named.
     region : str, optional
         AWS region of the store's bucket.
+    overwrite : bool
+        Start an existing store again.
     """
 
     config: PipelineConfig
@@ -40,29 +46,52 @@ class Plan:
     grid: Grid
     store: str
     cells: tuple[str, ...]
+    on_granule_error: OnGranuleError = "fail"
     region: str | None = None
+    overwrite: bool = False
 
-    def tasks(self, chunks: dict[int, int]) -> Iterator[CellTask]:
-        """Yield the task of each cell, made when it is asked for.
+    def task(self, cell: str, chunks: Mapping[int, int]) -> CellTask:
+        """Return the task of a cell.
 
         Parameters
         ----------
-        chunks : dict of int to int
+        cell : str
+        chunks : mapping of int to int
             Morton word of each parent cell of the store to its chunk.
         """
-        for cell in self.cells:
-            yield CellTask(
-                cell,
-                self.catalog.cells[cell],
-                self.config,
-                self.grid,
-                self.store,
-                chunks[from_decimal(cell)],
-                len(chunks),
-                self.region,
-            )
+        return CellTask(
+            cell=cell,
+            granules=self.catalog.cells[cell],
+            config=self.config,
+            grid=self.grid,
+            store=self.store,
+            chunk=chunks[from_decimal(cell)],
+            parents=len(chunks),
+            digest=self.digest(cell),
+            on_granule_error=self.on_granule_error,
+            region=self.region,
+        )
 
-    def prepare_store(self, *, overwrite: bool = False) -> dict[int, int]:
+    def digest(self, cell: str) -> str:
+        """Return what stands for the inputs of a cell."""
+        return records.inputs_digest(self.config, self.grid, self.catalog.cells[cell])
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Return the cells that have no record made from the same inputs; costs one listing."""
+        if self.overwrite:
+            return self.cells
+        done = records.list_marks(self.store, self.region).done
+        accept_partial = self.on_granule_error == "skip"
+        return tuple(
+            cell
+            for cell in self.cells
+            if not any(
+                mark.satisfies(self.digest(cell), accept_partial=accept_partial)
+                for mark in done.get(cell, ())
+            )
+        )
+
+    def prepare_store(self) -> dict[int, int]:
         """Make the store ready; see `magg.store.template.prepare`."""
         return template.prepare(
             self.store,
@@ -72,7 +101,7 @@ class Plan:
             region=self.region,
             catalog_digest=self.catalog.digest,
             sources=self.catalog.metadata.get("variables"),
-            overwrite=overwrite,
+            overwrite=self.overwrite,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -99,6 +128,7 @@ def make_plan(
     *,
     max_cells: int | None = None,
     morton_cell: str | int | None = None,
+    on_granule_error: OnGranuleError = "fail",
     region: str | None = None,
     overwrite: bool = False,
 ) -> Plan:
@@ -120,6 +150,8 @@ def make_plan(
         raise ConfigError("run() takes a PipelineConfig; make one with magg.load_config(...)")
     if max_cells is not None and (isinstance(max_cells, bool) or max_cells < 1):
         raise ConfigError(f"max_cells must be at least 1, not {max_cells!r}")
+    if on_granule_error not in get_args(OnGranuleError):
+        raise ConfigError(f"on_granule_error must be 'fail' or 'skip', not {on_granule_error!r}")
     found = _catalog(config, catalog)
     grid = grid_of(config, found.parent_order)
     if grid.parent_order != found.parent_order:
@@ -137,7 +169,9 @@ def make_plan(
     chosen = chosen[:max_cells]
     # The longest cells first, so that none of them starts when all others are done.
     chosen.sort(key=lambda cell: -len(found.cells[cell]))
-    return Plan(config, found, grid, path, tuple(chosen), region)
+    return Plan(
+        config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite
+    )
 
 
 def _catalog(config: PipelineConfig, catalog: str | Path | Catalog | None) -> Catalog:

@@ -146,6 +146,6 @@ def test_the_demo_fits_its_surface_and_draws_a_map(tmp_path):
         check=True,
         env=os.environ | {"COLUMNS": "100"},
     )
-    assert "lie within 5 cm" in told.stdout
+    assert "three standard errors" in told.stdout
     assert (tmp_path / "map.png").stat().st_size > 50_000
     assert (tmp_path / "config.yaml").exists()

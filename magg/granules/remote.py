@@ -66,15 +66,15 @@ class BlockFile(io.RawIOBase):
 
     Attributes
     ----------
-    failure : GranuleError or None
-        Why a block could not be fetched.
+    failure : (type, str) or None
+        The error for which a block could not be fetched.
     """
 
     def __init__(self, source: ByteSource, block: int = 1 << 19, keep: int = 64) -> None:
         self._source, self._block, self._keep = source, block, keep
         self._blocks: OrderedDict[int, memoryview] = OrderedDict()
         self._position = 0
-        self.failure: GranuleError | None = None
+        self.failure: tuple[type[GranuleError], str] | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -114,7 +114,7 @@ class BlockFile(io.RawIOBase):
             try:
                 self._blocks[number] = self._source.read(start, stop)
             except GranuleError as error:
-                self.failure = error
+                self.failure = type(error), str(error)
                 raise
             if len(self._blocks) > self._keep:
                 self._blocks.popitem(last=False)

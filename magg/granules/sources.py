@@ -191,13 +191,17 @@ def open_hdf5(source: ByteSource) -> Iterator[Any]:
     try:
         with h5py.File(remote or source.name, "r", locking="best-effort") as file:
             yield file
-    except GranuleError:
-        raise
     except HDF5_ERRORS as error:
-        if remote and remote.failure:  # h5py does not say why its reads failed
-            raise remote.failure from None
-        problem = f"{DAMAGED} ({error})" if _has_signature(source) else NOT_HDF5
-        raise GranuleError(f"{source.name}: {problem}", granule=source.name) from error
+        if not (remote and remote.failure):
+            if isinstance(error, GranuleError):
+                raise
+            problem = f"{DAMAGED} ({error})" if _has_signature(source) else NOT_HDF5
+            raise GranuleError(f"{source.name}: {problem}", granule=source.name) from error
+    if remote and remote.failure:
+        # A new error: the one that went through h5py holds its file driver, which crashes the
+        # interpreter at its end if it is still there. Nor does h5py pass every error on.
+        kind, message = remote.failure
+        raise kind(message, granule=source.name)
 
 
 def _has_signature(source: ByteSource) -> bool:

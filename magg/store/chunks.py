@@ -71,3 +71,8 @@ def _open_arrays(
         return {name: group[name] for name in names}
     except (KeyError, FileNotFoundError) as error:
         raise StoreError(f"{path}: the store is not complete ({error}); run again") from error
+
+
+def forget_stores() -> None:
+    """Close all stores kept open, so that the next write opens them with fresh credentials."""
+    _open_arrays.cache_clear()

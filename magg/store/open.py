@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from magg.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
+    from obstore.store import ObjectStore, S3Store
     from zarr.abc.store import Store
 
 DEFAULT_REGION = "us-west-2"
@@ -39,31 +40,56 @@ def open_store(
     StoreError
         If the URL is of a kind that magg does not write to, or the path is a file.
     """
-    scheme, bucket, prefix, *_ = urlsplit(str(path))
-    if "://" not in str(path) or scheme == "file":
-        return _open_local(Path(prefix if scheme == "file" else path), read_only)
-    if scheme != "s3":
-        raise StoreError(f"{path}: a store is a local path or s3://bucket/prefix")
-    if not bucket or not prefix.strip("/"):
-        raise StoreError(f"{path}: name a bucket and a prefix, as in s3://bucket/prefix")
-    from obstore.store import S3Store
-    from zarr.storage import ObjectStore
+    from zarr.storage import LocalStore, ObjectStore
 
-    objects = S3Store(bucket, prefix=prefix.strip("/"), region=region)
-    return ObjectStore(objects, read_only=read_only)
+    local = local_path(path)
+    if local is None:
+        return ObjectStore(_bucket(str(path), region), read_only=read_only)
+    _check_folder(local, must_exist=read_only)
+    return LocalStore(local, read_only=read_only)
+
+
+def open_objects(path: str | Path, region: str | None = DEFAULT_REGION) -> ObjectStore:
+    """Open the place of a store for single objects, which are written whole or not at all.
+
+    Takes and raises what `open_store` does.
+    """
+    from obstore.store import LocalStore
+
+    local = local_path(path)
+    if local is None:
+        return _bucket(str(path), region)
+    _check_folder(local, must_exist=False)
+    return LocalStore(local, mkdir=True)
 
 
 def normalise(path: str | Path) -> str:
     """Return a local path made absolute (so that worker processes agree on it), or the URL."""
-    return str(path) if "://" in str(path) else str(Path(path).expanduser().resolve())
+    local = local_path(path)
+    return str(path).rstrip("/") if local is None else str(local.resolve())
 
 
-def _open_local(path: Path, read_only: bool) -> Store:
-    from zarr.storage import LocalStore
+def local_path(path: str | Path) -> Path | None:
+    """Return the local path that a path or ``file://`` URL stands for, or None for other URLs."""
+    if "://" not in str(path):
+        return Path(path).expanduser()
+    parts = urlsplit(str(path))
+    return Path(parts.path) if parts.scheme == "file" else None
 
-    path = path.expanduser()
+
+def _bucket(url: str, region: str | None) -> S3Store:
+    scheme, bucket, prefix, *_ = urlsplit(url)
+    if scheme != "s3":
+        raise StoreError(f"{url}: a store is a local path or s3://bucket/prefix")
+    if not bucket or not prefix.strip("/"):
+        raise StoreError(f"{url}: name a bucket and a prefix, as in s3://bucket/prefix")
+    from obstore.store import S3Store
+
+    return S3Store(bucket, prefix=prefix.strip("/"), region=region)
+
+
+def _check_folder(path: Path, *, must_exist: bool) -> None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file; a store is a folder")
-    if read_only and not path.exists():
+    if must_exist and not path.exists():
         raise StoreNotFoundError(f"there is no store at {path}")
-    return LocalStore(path, read_only=read_only)
