@@ -66,6 +66,8 @@ def _run(arguments: argparse.Namespace) -> int:
         max_workers=arguments.max_workers,
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
+        on_granule_error=arguments.on_granule_error,
+        backups=arguments.backups,
         function_name=arguments.function_name,
         region=arguments.region,
         progress=False if arguments.quiet or arguments.json else None,
@@ -182,6 +184,13 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--max-workers", type=int, help="cells at once")
     run.add_argument("--overwrite", action="store_true", help="start an existing store again")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    run.add_argument(
+        "--on-granule-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what a granule that cannot be read does (default: fail its cells)",
+    )
+    run.add_argument("--backups", action="store_true", help="submit stragglers a second time")
     run.add_argument(
         "--function-name",
         default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),

@@ -169,9 +169,7 @@ def make_plan(
     chosen = chosen[:max_cells]
     # The longest cells first, so that none of them starts when all others are done.
     chosen.sort(key=lambda cell: -len(found.cells[cell]))
-    return Plan(
-        config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite
-    )
+    return Plan(config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite)
 
 
 def _catalog(config: PipelineConfig, catalog: str | Path | Catalog | None) -> Catalog:

@@ -34,7 +34,11 @@ def of_summary(summary: Mapping[str, Any]) -> RenderableType:
         Text(f"cell {e['cell']} failed: {e['type']}: {e['message']}", style="red")
         for e in summary["errors"][:FAILURES_SHOWN]
     ]
-    more = summary["cells_error"] - len(failures)
+    failures += [
+        Text(f"skipped {s['granule']} in {len(s['cells'])} cells: {s['error']}", style="yellow")
+        for s in summary["granules_skipped"][:FAILURES_SHOWN]
+    ]
+    more = summary["cells_error"] - len(summary["errors"][:FAILURES_SHOWN])
     if more > 0:
         failures.append(Text(f"and {more} more failed", style="red"))
     return Group(_table(rows), *failures)
@@ -87,10 +91,17 @@ def of_store(store: Mapping[str, Any]) -> RenderableType:
         written = f"{about['chunks_written']}"
         variables.add_row(name, about["dtype"], about["units"], written, about["long_name"])
     versions = ", ".join(f"{name} {version}" for name, version in store["versions"].items())
+    cells = store["cells"]
     rows = [
         ("store", store["store"]),
         ("parent cells", f"{store['parent_cells']:,} of order {store['parent_order']}"),
         ("child cells", f"{store['child_cells']:,} of order {store['child_order']}"),
+        ("done", f"{cells['data'] + cells['empty']:,}, of which {cells['empty']:,} empty"),
+        ("granules skipped in", f"{cells['partial']:,} cells" if cells["partial"] else ""),
+        ("failed", f"{cells['failed']:,} cells" if cells["failed"] else ""),
+        ("interrupted", f"{cells['interrupted']:,} cells" if cells["interrupted"] else ""),
+        ("missing", f"{cells['missing']:,} cells" if cells["missing"] else ""),
+        ("written", f"{cells['first']} to {cells['last']}" if cells["first"] else ""),
         ("config", store["config_digest"][:12]),
         ("made with", versions),
     ]

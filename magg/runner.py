@@ -1,32 +1,30 @@
-"""The run: plan, submit the cells, drain the futures, reduce to a summary."""
+"""The run: plan, skip what is done, drain the cells, reduce to a summary."""
 
 from __future__ import annotations
 
-import queue
+import functools
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from magg import wire
 from magg.catalog import Catalog
-from magg.cell import CellResult, CellTask, failed, process_cell
 from magg.config import PipelineConfig
+from magg.drain import Drain, Pool
 from magg.errors import BackendError
-from magg.events import CellFinished, Listener, RunFinished, RunStarted
-from magg.executors.base import check_workers, make_executor
-from magg.granules import GranuleRead
-from magg.plan import Plan, make_plan
+from magg.events import CellFinished, Listener, Notice, RunFinished, RunStarted
+from magg.executors.base import check_workers, make_executor, stop_workers
+from magg.executors.retry import Policy
+from magg.plan import OnGranuleError, make_plan
 from magg.progress import make_listener
 from magg.store.open import DEFAULT_REGION
+from magg.summary import Tally
 
 # Submissions waiting beside those that run: enough to keep every worker busy, few enough that
 # tasks are made late.
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
+POLICY = Policy()
 
 
 def run(
@@ -41,11 +39,16 @@ def run(
     max_workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    on_granule_error: OnGranuleError = "fail",
+    backups: bool = False,
     function_name: str | None = None,
     region: str = DEFAULT_REGION,
     progress: bool | Listener | None = None,
 ) -> dict[str, Any]:
     """Aggregate the granules of a catalog into a store.
+
+    An existing store of the same config and grid is continued: cells that are done from the same
+    granules are skipped, the others are done, and new cells of the catalog are added.
 
     Parameters
     ----------
@@ -69,6 +72,12 @@ def run(
         Start an existing store again; what it held is lost.
     dry_run : bool, default False
         Report what would be done; reads no granule and writes nothing.
+    on_granule_error : {"fail", "skip"}
+        What a granule that cannot be read does: make each of its cells an error, or be left out
+        and named in the summary and the records. A later run that does not skip does such cells
+        again.
+    backups : bool, default False
+        Submit a cell that runs far longer than the others a second time; the first result wins.
     function_name : str, optional
         For backends that call a deployed function.
     region : str, default "us-west-2"
@@ -81,14 +90,18 @@ def run(
     -------
     dict
         The summary: ``total_cells``, ``cells_with_data``, ``cells_empty``, ``cells_error``,
-        ``cells_skipped``, ``total_obs``, ``wall_time_s``, ``store_path``, ``backend``,
-        ``dry_run``, ``errors`` (one entry per failed cell: cell, type, message) and ``results``
-        (one entry per cell). Returned also when cells failed.
+        ``cells_skipped`` (done before), ``total_obs`` (in the cells that this run wrote),
+        ``rows_read``, ``rows_dropped`` (by reason), ``rows_unlocated``, ``granules_skipped``,
+        ``retries``, ``wall_time_s``, ``store_path``, ``backend``, ``dry_run``, ``errors`` (one
+        entry per failed cell: cell, type, message) and ``results`` (one entry per cell).
+        Returned also when cells failed.
 
     Raises
     ------
     ConfigError, CatalogError, StoreError, BackendError
         If the arguments are wrong, before any work starts.
+    KeyboardInterrupt
+        After Ctrl-C, at once; what is finished is kept, and the next call continues.
 
     Examples
     --------
@@ -108,150 +121,72 @@ def run(
         store,
         max_cells=max_cells,
         morton_cell=morton_cell,
+        on_granule_error=on_granule_error,
         region=region,
         overwrite=overwrite,
     )
-    tally = Tally(plan, type(executor).__name__ if executor is not None else backend)
-    options = {"function_name": function_name, "region": region}
-    chosen = executor or make_executor(backend, max_workers, **options)
+    name = type(executor).__name__ if executor is not None else backend
+    make = functools.partial(
+        make_executor, backend, max_workers, function_name=function_name, region=region
+    )
+    pool = Pool(executor) if executor is not None else Pool(make(), make)
     try:
+        workers = _workers(pool.executor, max_workers)
         if dry_run:
-            return tally.dry_summary(_workers(chosen, max_workers))
-        tasks = plan.tasks(plan.prepare_store(overwrite=overwrite))
-        _run_cells(chosen, tasks, _in_flight(chosen, max_workers), tally, make_listener(progress))
+            return Tally(plan, name).dry_summary(workers)
+        chunks = plan.prepare_store()
+        todo = plan.unfinished()
+        drain = Drain(
+            pool,
+            todo,
+            functools.partial(plan.task, chunks=chunks),
+            IN_FLIGHT_UNKNOWN if workers is None else IN_FLIGHT_PER_WORKER * workers,
+            POLICY,
+            backups,
+        )
+        tally = Tally(plan, name, skipped=len(plan.cells) - len(todo))
+        _run_cells(drain, tally, make_listener(progress), began)
+    except BaseException:
+        if executor is None:
+            stop_workers(pool.executor)
+        raise
     finally:
         if executor is None:
             # Not waiting gives control back at once on Ctrl-C; else nothing is left to wait for.
-            chosen.shutdown(wait=False, cancel_futures=True)
-    return tally.summary(time.perf_counter() - began)
+            pool.executor.shutdown(wait=False, cancel_futures=True)
+    return tally.summary(time.perf_counter() - began, drain.retries)
 
 
-@dataclass
-class Tally:
-    """What came of a run so far, and the summary of it."""
-
-    plan: Plan
-    backend: str
-    results: list[CellResult] = field(default_factory=list)
-
-    def count(self, *statuses: str) -> int:
-        """Return how many cells ended in one of the states."""
-        return sum(result.status in statuses for result in self.results)
-
-    def granules(self) -> Iterator[GranuleRead]:
-        """Yield what was read of each granule for each cell."""
-        return (granule for result in self.results for granule in result.granules)
-
-    def summary(self, wall_time_s: float) -> dict[str, Any]:
-        """Return the summary of a run."""
-        failures = [(result.cell, result.error) for result in self.results if result.error]
-        return {
-            "total_cells": len(self.plan.cells),
-            "cells_with_data": self.count("data"),
-            "cells_empty": self.count("empty"),
-            "cells_error": self.count("error"),
-            "cells_skipped": 0,
-            "total_obs": sum(result.observations for result in self.results),
-            "rows_read": sum(granule.rows_read for granule in self.granules()),
-            "rows_dropped": _dropped(self.granules()),
-            # Rows without a position are in no cell, so each granule's count once.
-            "rows_unlocated": sum({g.granule: g.rows_unlocated for g in self.granules()}.values()),
-            "wall_time_s": wall_time_s,
-            "store_path": self.plan.store,
-            "backend": self.backend,
-            "dry_run": False,
-            "errors": [
-                {"cell": cell, "type": error.type, "message": error.message}
-                for cell, error in failures
-            ],
-            "results": [_entry(result) for result in self.results],
-        }
-
-    def dry_summary(self, workers: int | None) -> dict[str, Any]:
-        """Return what a dry run reports: an empty summary, the plan, and how it would run."""
-        summary = self.summary(0.0) | {"dry_run": True, "max_workers": workers}
-        return summary | self.plan.describe()
-
-
-def _entry(result: CellResult) -> dict[str, Any]:
-    return {
-        "cell": result.cell,
-        "status": result.status,
-        "observations": result.observations,
-        "children": result.children,
-        "granules": len(result.granules),
-        "rows_read": sum(granule.rows_read for granule in result.granules),
-        "rows_dropped": _dropped(result.granules),
-        "duration_s": result.duration_s,
-        "error": wire.unstructure(result.error) if result.error else None,
-    }
-
-
-def _dropped(granules: Iterable[GranuleRead]) -> dict[str, int]:
-    """Return how many rows were dropped, by reason."""
-    dropped: Counter[str] = Counter()
-    for granule in granules:
-        dropped.update(granule.rows_dropped)
-    return dict(dropped)
-
-
-def _run_cells(
-    executor: Executor, tasks: Iterator[CellTask], in_flight: int, tally: Tally, listen: Listener
-) -> None:
+def _run_cells(drain: Drain, tally: Tally, listen: Listener, began: float) -> None:
     """Run all cells and tell the listener, which hears the end whatever happens."""
-    began = time.perf_counter()
-    listen(RunStarted(len(tally.plan.cells), 0, tally.backend, tally.plan.store))
+    cells = len(tally.plan.cells) - tally.skipped
+    drain.notify = lambda message: listen(Notice(message))
+    listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
     try:
-        for result in _drain(executor, tasks, in_flight):
+        for result in drain.results():
             tally.results.append(result)
             error = f"{result.error.type}: {result.error.message}" if result.error else None
             listen(CellFinished(result.cell, result.status, result.observations, error))
-    finally:
-        listen(RunFinished(tally.summary(time.perf_counter() - began)))
-
-
-def _drain(executor: Executor, tasks: Iterator[CellTask], in_flight: int) -> Iterator[CellResult]:
-    """Keep a bounded number of cells submitted, and yield the results as they come."""
-    # A queue filled by callbacks costs the same per cell however many are waiting.
-    finished: queue.SimpleQueue[Future[CellResult]] = queue.SimpleQueue()
-    waiting: dict[Future[CellResult], CellTask] = {}
-
-    def submit(task: CellTask) -> Iterator[CellResult]:
-        try:
-            future = executor.submit(process_cell, task)
-        except Exception as error:  # noqa: BLE001 - a broken executor must not lose the summary
-            yield failed(task.cell, error)
-            return
-        waiting[future] = task
-        future.add_done_callback(finished.put)
-
-    try:
-        while True:
-            while len(waiting) < in_flight and (task := next(tasks, None)) is not None:
-                yield from submit(task)
-            if not waiting:
-                return
-            future = finished.get()
-            yield _result(future, waiting.pop(future))
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _result(future: Future[CellResult], task: CellTask) -> CellResult:
-    try:
-        return future.result()
     except KeyboardInterrupt:
+        listen(Notice(_farewell(drain, tally)))
         raise
-    except BaseException as error:  # noqa: BLE001 - executors hand on whatever was raised
-        return failed(task.cell, error)
+    finally:
+        listen(RunFinished(tally.summary(time.perf_counter() - began, drain.retries)))
+
+
+def _farewell(drain: Drain, tally: Tally) -> str:
+    """Say what an interrupt leaves behind."""
+    running = sum(future.running() for future in drain.running)
+    done = tally.skipped + sum(result.error is None for result in tally.results)
+    limit = getattr(drain.pool.executor, "longest_call_s", None)
+    bound = f"for at most {limit:.0f} s" if limit else "until their cells are finished"
+    tail = f"{running} calls may still run {bound}" if running else "no call is still running"
+    return (
+        f"interrupted: {done} of {len(tally.plan.cells)} cells are done and kept, {tail}; "
+        "the same call continues where this one stopped"
+    )
 
 
 def _workers(executor: Executor, max_workers: int | None) -> int | None:
     known = getattr(executor, "_max_workers", None)
     return max_workers or (known if isinstance(known, int) else None)
-
-
-def _in_flight(executor: Executor, max_workers: int | None) -> int:
-    workers = _workers(executor, max_workers)
-    return IN_FLIGHT_UNKNOWN if workers is None else IN_FLIGHT_PER_WORKER * workers

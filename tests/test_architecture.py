@@ -9,10 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "magg"
 FLOORS = {
-    "cli": 10,
-    "__main__": 11,
-    "demo": 9,
-    "runner": 8,
+    "cli": 11,
+    "__main__": 12,
+    "demo": 10,
+    "runner": 9,
+    "drain": 7,
+    "summary": 8,
     "plan": 7,
     "maps": 7,
     "report": 7,
@@ -93,7 +95,24 @@ def test_modules_within_a_room_do_not_import_each_other_in_a_circle():
 def test_files_stay_small():
     lines = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in MODULES}
     assert not {name: n for name, n in lines.items() if n > 400}
-    assert sum(lines.values()) < 8_000
+
+
+def test_the_house_stays_small():
+    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 8_000
+
+
+def code_lines(path):
+    """Count the lines that are neither blank nor comment nor docstring."""
+    text = path.read_text()
+    prose = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            prose |= set(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(
+        bool(line.strip()) and not line.lstrip().startswith("#") and number not in prose
+        for number, line in lines
+    )
 
 
 @pytest.mark.parametrize("statement", ["import magg", "from magg import load_config, run"])

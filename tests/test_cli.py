@@ -55,6 +55,7 @@ def test_the_exit_status_tells_that_a_cell_failed(catalog, tmp_path, store_path,
 def test_a_single_cell_may_be_named_with_its_minus(catalog, catalog_path, store_path, capsys):
     cell = next(iter(catalog.cells))
     arguments = ["run", "atl06", "--catalog", catalog_path, "--store", store_path, "--json"]
+    arguments.append("--overwrite")
     assert main([*arguments, f"--morton-cell={cell}"]) == 0
     assert main([*arguments, "--morton-cell", cell]) == 0
     out = capsys.readouterr().out

@@ -57,6 +57,16 @@ def check_workers(max_workers: int | None) -> None:
         raise BackendError(f"max_workers must be a whole number of at least 1, not {max_workers!r}")
 
 
+def stop_workers(executor: Executor) -> None:
+    """End the worker processes of a process pool at once; other executors are left alone.
+
+    A cell that is ended half-way has no record, so the next run does it again.
+    """
+    processes: dict[int, Any] = getattr(executor, "_processes", None) or {}
+    for process in list(processes.values()):
+        process.terminate()
+
+
 def _local(max_workers: int | None = None, **_: Any) -> Executor:
     return ThreadPoolExecutor(max_workers or LOCAL_WORKERS, thread_name_prefix="magg-cell")
 
@@ -66,7 +76,16 @@ def _processes(max_workers: int | None = None, **_: Any) -> Executor:
 
     # Forking a process that has threads (zarr, obstore, a notebook) can deadlock.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max_workers or os.cpu_count() or 1, mp_context=context)
+    return ProcessPoolExecutor(
+        max_workers or os.cpu_count() or 1, mp_context=context, initializer=_ignore_interrupts
+    )
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that runs the run."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 BACKENDS: dict[str, MakeExecutor] = {"local": _local, "processes": _processes}

@@ -2,6 +2,15 @@
 
 from magg.granules.layout import GranuleLayout, granule_layout
 from magg.granules.reader import GranuleRead, Rows, read_rows
+from magg.granules.remote import forget_sources
 from magg.granules.sources import open_source
 
-__all__ = ["GranuleLayout", "GranuleRead", "Rows", "granule_layout", "open_source", "read_rows"]
+__all__ = [
+    "GranuleLayout",
+    "GranuleRead",
+    "Rows",
+    "forget_sources",
+    "granule_layout",
+    "open_source",
+    "read_rows",
+]

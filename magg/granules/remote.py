@@ -149,3 +149,8 @@ def _translated(url: str) -> Iterator[None]:
         ) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise GranuleError(f"{url}: cannot be read ({error})", granule=url) from error
+
+
+def forget_sources() -> None:
+    """Close the connections kept open, so that the next read opens them with fresh credentials."""
+    _object_store.cache_clear()

@@ -12,6 +12,7 @@ import numpy as np
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import Words, prefixes
 from magg.projections import Floats
+from magg.store.inspect import child_orders
 
 if TYPE_CHECKING:
     import zarr
@@ -99,7 +100,7 @@ def read_cells(root: zarr.Group, names: Sequence[str], order: int | None = None)
     StoreError
         If the store lacks the order or a variable.
     """
-    orders = sorted(int(name) for name in root.group_keys() if name.isdigit())
+    orders = child_orders(root)
     if not orders or order not in (None, *orders):
         raise StoreError(f"the store has no cells of order {order}; it has the orders {orders}")
     order = orders[-1] if order is None else order

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from magg.errors import StoreError
-from magg.store import schema
+from magg.grid import to_decimal
+from magg.store import records, schema
 from magg.store.open import DEFAULT_REGION, normalise, open_store
-from magg.store.template import parent_cells
+from magg.store.template import parent_cells, provenances
 
 if TYPE_CHECKING:
     import zarr
+
+STATES = ("data", "empty", "partial", "failed", "interrupted", "missing")
 
 
 def open_group(path: str | Path, region: str | None = DEFAULT_REGION) -> zarr.Group:
@@ -41,8 +46,11 @@ def open_group(path: str | Path, region: str | None = DEFAULT_REGION) -> zarr.Gr
 
 
 def child_orders(root: zarr.Group) -> list[int]:
-    """Return the child orders that a store holds, finest first."""
-    return sorted((int(name) for name in root.group_keys() if name.isdecimal()), reverse=True)
+    """Return the child orders of a store, or of a Zarr group laid out like one, ascending."""
+    mark = root.attrs.get(schema.PROVENANCE)
+    if mark is not None:
+        return sorted(mark["orders"])
+    return sorted(int(name) for name in root.group_keys() if name.isdecimal())
 
 
 def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str, Any]:
@@ -52,8 +60,11 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
     -------
     dict
         ``store``, ``parent_order``, ``child_order``, ``parent_cells``, ``child_cells``,
-        ``variables`` (name to dtype, units and chunks written), ``config_digest`` and
-        ``versions``.
+        ``variables`` (name to dtype, units and chunks written), ``config_digest``, ``versions``,
+        and ``cells``: how many parent cells are done with ``data``, done and ``empty``, done but
+        for skipped granules (``partial``), ``failed`` at their last attempt, ``interrupted``
+        while they were written, and ``missing`` altogether; ``first`` and ``last`` tell when
+        cells were done (ISO 8601, UTC).
 
     Raises
     ------
@@ -61,11 +72,11 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
         If there is no store of magg at this place, or its template was never finished.
     """
     root = open_group(path, region)
-    orders = child_orders(root)
-    group = root[str(orders[0])] if orders else None
-    if group is None or schema.PROVENANCE not in group.attrs:
+    finished = provenances(root)
+    if not finished:
         raise StoreError(f"{path}: the store was never finished; run again to complete it")
-    made = group.attrs[schema.PROVENANCE]
+    order, made = max(finished.items())
+    group = root[str(order)]
     parents = parent_cells(root)
     variables = {
         name: {
@@ -83,7 +94,30 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
         "child_order": made["child_order"],
         "parent_cells": len(parents),
         "child_cells": int(np.prod(group["cell_ids"].shape)),
+        "cells": cell_states(path, [to_decimal(word) for word in parents], region),
         "variables": variables,
         "config_digest": made["config_digest"],
         "versions": made["versions"],
     }
+
+
+def cell_states(
+    path: str | Path, cells: Sequence[str], region: str | None = DEFAULT_REGION
+) -> dict[str, Any]:
+    """Return how many cells are in which state, as `describe` tells it; costs one listing."""
+    marks = records.list_marks(normalise(path), region)
+    states = Counter(_state(cell, marks) for cell in cells)
+    times = [mark.time for done in marks.done.values() for mark in done]
+    return {name: states[name] for name in STATES} | {
+        "first": min(times).isoformat(timespec="seconds") if times else None,
+        "last": max(times).isoformat(timespec="seconds") if times else None,
+    }
+
+
+def _state(cell: str, marks: records.Marks) -> str:
+    done = marks.done.get(cell)
+    if cell in marks.failed:
+        return "failed"
+    if done:
+        return max(done, key=lambda mark: mark.time).status
+    return "interrupted" if cell in marks.writing else "missing"

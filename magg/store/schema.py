@@ -94,6 +94,11 @@ def array_specs(
     return coordinates + variables
 
 
+def root_mark(grid: Grid) -> dict[str, Any]:
+    """Return what marks the root of a store as magg's."""
+    return {"layout_version": LAYOUT_VERSION, "orders": [grid.child_order]}
+
+
 def group_attributes(config: PipelineConfig, grid: Grid, catalog_digest: str) -> dict[str, Any]:
     """Return the attributes of the group ``{child_order}/``, provenance included."""
     return {

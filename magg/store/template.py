@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,13 @@ import numpy as np
 from magg.config import PipelineConfig
 from magg.errors import StoreError, StoreMismatchError
 from magg.grid import Grid, Words, children_of, words_of
-from magg.store import schema
-from magg.store.open import open_store
+from magg.store import lock, records, schema
+from magg.store.lock import exclusive
+from magg.store.open import local_path, open_objects, open_store
 
 if TYPE_CHECKING:
     import zarr
+    from obstore.store import ObjectStore
     from zarr.abc.store import Store
 
 # A chunk of the parents' array that every catalog of order 6 (49,152 cells) fits into.
@@ -65,22 +69,17 @@ def prepare(
     StoreError
         If there is something at this place that is no store of magg.
     """
-    import zarr
-
-    held = check(path, config, grid, region=region, overwrite=overwrite)
-    store = open_store(path, region=region)
-    if held is None:
-        _clear(store)
-        held = np.zeros(0, dtype=np.uint64)
-    new = np.setdiff1d(parents, held)
-    mark = {schema.PROVENANCE: {"layout_version": schema.LAYOUT_VERSION}}
-    root = zarr.open_group(store, mode="a", attributes=mark)
-    group = root.require_group(str(grid.child_order))
-    _grow(group, schema.array_specs(config, grid, sources or {}), grid, held, new)
-    if len(new):
-        _write_parents(root, np.concatenate([held, new]))
-    # Written last: a group without provenance is a template that was never finished.
-    group.attrs.update(schema.group_attributes(config, grid, catalog_digest))
+    check(path, config, grid, region=region, overwrite=overwrite)
+    with exclusive(path, region):
+        # Once more, now that nobody else can make or grow the store.
+        held = check(path, config, grid, region=region, overwrite=overwrite)
+        if held is None:
+            _clear(path, region)
+            held = np.zeros(0, dtype=np.uint64)
+        new = np.setdiff1d(parents, held)
+        _complete(
+            open_store(path, region=region), config, grid, held, new, catalog_digest, sources or {}
+        )
     return {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
 
 
@@ -101,16 +100,18 @@ def check(
     """
     import zarr
 
-    store = open_store(path, region=region)
-    if _is_empty(store):
+    local = local_path(path)
+    if local is not None and not local.exists():
         return None
     try:
-        root = zarr.open_group(store, mode="r")
+        root = zarr.open_group(open_store(path, region=region), mode="r")
     except FileNotFoundError:
         root = None
+    if root is None and _is_empty(open_objects(path, region)):
+        return None
     if root is None or schema.PROVENANCE not in root.attrs:
         raise StoreError(f"{path} holds something that is no store of magg; choose another place")
-    finished = _provenances(root)
+    finished = provenances(root)
     if overwrite or not finished:
         return None
     advice = "choose another place, or overwrite=True to start again"
@@ -134,31 +135,67 @@ def parent_cells(root: zarr.Group) -> Words:
     return parents[parents > 0]
 
 
-def _is_empty(store: Store) -> bool:
-    from zarr.core.sync import sync
-
-    async def empty() -> bool:
-        async for _ in store.list():
-            return False
-        return True
-
-    return bool(sync(empty()))
-
-
-def _provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
-    """Return the provenance of each finished group of a store, by child order."""
+def provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
+    """Return what made each finished group of a store, by child order."""
+    # Named by the root, because listing it makes zarr warn of the records beside the groups.
+    groups = {order: root.get(str(order)) for order in root.attrs[schema.PROVENANCE]["orders"]}
     return {
-        int(name): dict(group.attrs[schema.PROVENANCE])
-        for name, group in root.groups()
-        if name.isdecimal() and schema.PROVENANCE in group.attrs
+        order: dict(group.attrs[schema.PROVENANCE])
+        for order, group in groups.items()
+        if group is not None and schema.PROVENANCE in group.attrs
     }
 
 
-def _clear(store: Store) -> None:
-    from zarr.core.sync import sync
+def _is_empty(objects: ObjectStore) -> bool:
+    """Tell whether nothing is here but what magg leaves before there is a store."""
+    return all(meta["path"].startswith(records.FOLDER) for meta in next(iter(objects.list()), []))
 
-    if not _is_empty(store):
-        sync(store.clear())
+
+def _clear(path: str, region: str | None) -> None:
+    """Delete a store in an order that leaves, wherever it is cut short, no cell that reads as done.
+
+    Records go first and the mark of the root last; the lock stays.
+    """
+
+    def turn(key: str) -> int:
+        if key.startswith(records.FOLDER):
+            return 0
+        if key.endswith("/zarr.json"):
+            return 1
+        return 3 if key == "zarr.json" else 2
+
+    objects = open_objects(path, region)
+    keys = [meta["path"] for batch in objects.list() for meta in batch]
+    doomed = sorted((key for key in keys if key != lock.NAME), key=turn)
+    for _, together in itertools.groupby(doomed, key=turn):
+        objects.delete(list(together))
+    folder = local_path(path)
+    if folder is not None:
+        for empty in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):  # the lock is in its folder
+                empty.rmdir()
+
+
+def _complete(
+    store: Store,
+    config: PipelineConfig,
+    grid: Grid,
+    held: Words,
+    new: Words,
+    catalog_digest: str,
+    sources: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Make or grow the groups and arrays of a store."""
+    import zarr
+
+    mark = {schema.PROVENANCE: schema.root_mark(grid)}
+    root = zarr.open_group(store, mode="a", attributes=mark)
+    group = root.require_group(str(grid.child_order))
+    _grow(group, schema.array_specs(config, grid, sources), grid, held, new)
+    if len(new):
+        _write_parents(root, np.concatenate([held, new]))
+    # Written last: a group without provenance is a template that was never finished.
+    group.attrs.update(schema.group_attributes(config, grid, catalog_digest))
 
 
 def _grow(

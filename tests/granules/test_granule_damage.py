@@ -13,6 +13,7 @@ from granule_files import BEAMS, GRID, data_source, track, write_granule
 
 from magg.errors import GranuleError, GranuleNotFoundError
 from magg.granules import granule_layout, layout, open_source, read_rows
+from magg.granules.sources import LocalSource
 
 USED = ("h_li", "s_li")
 
@@ -108,6 +109,22 @@ def test_a_file_cut_after_it_was_laid_out_is_an_error(tmp_path: Path) -> None:
         layout._layouts.get(key, lambda: known)
         with pytest.raises(GranuleError, match=r"ends early.*download it again"):
             read_everything(granule)
+
+
+def test_a_file_written_to_while_its_rows_are_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granule = small_granule(tmp_path / "a.h5")
+    cell = int(granule_layout(granule, data_source(), 6).cells()[0])
+    read = LocalSource.read
+
+    def touching(source: LocalSource, start: int, stop: int) -> memoryview:
+        os.utime(granule, ns=(0, 0))
+        return read(source, start, stop)
+
+    monkeypatch.setattr(LocalSource, "read", touching)
+    with pytest.raises(GranuleError, match="changed while it was being read; run again"):
+        read_rows([granule], cell, GRID, data_source(), USED)
 
 
 @pytest.mark.parametrize("name", ["latitude", "h_li", "atl06_quality_summary"])

@@ -54,6 +54,12 @@ def test_a_path_that_flickers_between_two_cells_has_few_runs() -> None:
     assert sorted(zip(starts.tolist(), stops.tolist(), strict=True)) == [(0, 99_999), (1, 100_000)]
 
 
+def test_runs_are_joined_below_the_gap_and_not_at_it() -> None:
+    words = PLACES[[0, 1, 1, 1, 0]]
+    assert len(layout.runs_of_cells(words, 6, gap=3)[0]) == 3
+    assert len(layout.runs_of_cells(words, 6, gap=4)[0]) == 2
+
+
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The granules whose layouts were computed, in order."""

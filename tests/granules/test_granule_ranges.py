@@ -251,6 +251,42 @@ def test_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:
         read_runs(path, "values", [(0, 10)])
 
 
+@pytest.mark.parametrize("word", [0, 0xFFFF, 0x0100, 0x7FFF])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f8"])
+def test_checksums_of_extreme_data_are_those_of_hdf5(word: int, dtype: str, tmp_path: Path) -> None:
+    values = np.full(1000 * 8 + 1 * (dtype == "u1"), word, "u2").astype(dtype)
+    with h5py.File(tmp_path / "sum.h5", "w") as file:
+        file.create_dataset("values", data=values, chunks=values.shape, fletcher32=True)
+    found, layout = read_runs(tmp_path / "sum.h5", "values", [(0, len(values))])
+    assert layout.direct
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2", "i1"])
+def test_filters_are_undone_in_any_order(dtype: str, tmp_path: Path) -> None:
+    values = np.arange(40).astype(dtype)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((10,))
+    plist.set_fletcher32()  # its four bytes are shuffled and compressed with the data
+    plist.set_shuffle()
+    plist.set_deflate(4)
+    with h5py.File(tmp_path / "order.h5", "w") as file:
+        space, kind = h5py.h5s.create_simple((40,)), h5py.h5t.py_create(values.dtype)
+        made = h5py.h5d.create(file.id, b"values", kind, space, plist)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    found, layout = read_runs(tmp_path / "order.h5", "values", [(3, 38)])
+    assert layout.direct
+    np.testing.assert_array_equal(found, values[3:38])
+
+
+def test_a_last_chunk_that_may_be_unfiltered_is_left_to_h5py(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "edge.h5", "w") as file:
+        file.create_dataset("values", data=np.arange(25.0), chunks=(10,), shuffle=True)
+    found, layout = read_runs(tmp_path / "edge.h5", "values", [(0, 25)])
+    assert not layout.direct
+    np.testing.assert_array_equal(found, np.arange(25.0))
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_fletcher32_follows_its_definition(data: bytes) -> None:

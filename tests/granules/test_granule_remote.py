@@ -15,7 +15,7 @@ import pytest
 from granule_files import BEAMS, CHUNKED, GRID, data_source, track, write_granule
 
 from magg.errors import GranuleError, GranuleNotFoundError
-from magg.granules import granule_layout, open_source, read_rows
+from magg.granules import forget_sources, granule_layout, open_source, read_rows
 from magg.granules.remote import BlockFile
 from magg.granules.sources import open_hdf5
 
@@ -125,6 +125,15 @@ def test_a_known_granule_costs_only_the_ranges_of_the_cell(server: Server, tmp_p
     read_rows([url], int(cells[0]), type(GRID)(8, 12), data_source(), USED)
     moved = sum(stop - start for _, start, stop in server.asked)
     assert 0 < moved < Path(granule).stat().st_size / 4
+
+
+def test_forgotten_sources_are_opened_anew(server: Server, tmp_path: Path) -> None:
+    url = server.url(write_granule(tmp_path / "a.h5", {"gt1l": track(30)}))
+    with open_source(url) as first, open_source(url) as second:
+        assert first._store is second._store
+    forget_sources()
+    with open_source(url) as third:
+        assert third._store is not first._store
 
 
 def test_a_missing_object_is_not_found(server: Server) -> None:
