@@ -79,7 +79,7 @@ class Plan:
     def unfinished(self) -> tuple[str, ...]:
         """Return the cells that have no record made from the same inputs; costs one listing."""
         if self.overwrite:
-            return self.cells
+            return self.cells  # what the store holds is lost, or was when it was prepared
         done = records.list_marks(self.store, self.region).done
         accept_partial = self.on_granule_error == "skip"
         return tuple(

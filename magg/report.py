@@ -56,6 +56,7 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
                 "would work on",
                 f"{summary['total_cells']:,} cells of order {summary['parent_order']}",
             ),
+            ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
             ("granules", f"{summary['granules']:,}"),
             ("granules per cell", per_cell),
             ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),

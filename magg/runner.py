@@ -133,7 +133,8 @@ def run(
     try:
         workers = _workers(pool.executor, max_workers)
         if dry_run:
-            return Tally(plan, name).dry_summary(workers)
+            skipped = len(plan.cells) - len(plan.unfinished())
+            return Tally(plan, name, skipped).dry_summary(workers)
         chunks = plan.prepare_store()
         todo = plan.unfinished()
         drain = Drain(

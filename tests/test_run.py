@@ -262,6 +262,12 @@ def test_a_dry_run_reports_and_touches_nothing(config, catalog, tmp_path):
     json.dumps(summary)
 
 
+def test_a_dry_run_on_a_store_says_how_much_is_done(config, catalog, tmp_path):
+    run(config, catalog=catalog, store=tmp_path / "s.zarr", max_cells=2)
+    summary = run(config, catalog=catalog, store=tmp_path / "s.zarr", dry_run=True)
+    assert summary["cells_skipped"] == 2
+
+
 def test_a_store_of_another_config_is_refused_also_in_a_dry_run(config, catalog, tmp_path):
     run(config, catalog=catalog, store=tmp_path / "s.zarr", max_cells=1)
     variables = {name: s for name, s in config.statistics.items() if name != "h_max"}

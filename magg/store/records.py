@@ -29,7 +29,7 @@ from magg.config import PipelineConfig
 from magg.errors import StoreError
 from magg.granules import GranuleRead
 from magg.grid import Grid
-from magg.store.open import open_objects
+from magg.store.open import local_path, open_objects
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ def inputs_digest(config: PipelineConfig, grid: Grid, granules: Sequence[str]) -
 def list_marks(path: str, region: str | None = None) -> Marks:
     """List the records of a store; costs one listing, however many cells there are."""
     marks = Marks({}, {}, {})
+    local = local_path(path)
+    if local is not None and not local.exists():
+        return marks
     for batch in open_objects(path, region).list(prefix=FOLDER):
         for meta in batch:
             kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
