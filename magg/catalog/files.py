@@ -139,7 +139,8 @@ def _gather_attributes(
     """Keep units and names of the columns from the first granule that has them."""
     for beam in layout.beams:
         for name in source.columns:
-            attributes = beam.datasets[name].attributes
+            dataset = beam.datasets.get(name)
+            attributes = dataset.attributes if dataset else {}
             wanted = ("units", "long_name")
             kept: dict[str, str] = {key: attributes[key] for key in wanted if key in attributes}
             if kept:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from magg.config import DataSource
 from magg.granules.beams import BeamLayout, find_beam, located
+from magg.granules.bytesource import ByteSource
 from magg.granules.cache import OnceCache
 from magg.granules.ranges import RangeRead, Want
-from magg.granules.sources import ByteSource, open_hdf5, open_source
+from magg.granules.sources import open_hdf5, open_source
 from magg.grid import Words, nested_ids, prefixes, words_of
 
 # Runs of one cell closer than this are one run: the rows between cost less than another range.

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import GranuleError
+from magg.granules.bytesource import DAMAGED, ByteSource
 from magg.granules.datasets import FLETCHER32, GZIP, SHUFFLE, UNALLOCATED, DatasetLayout
-from magg.granules.sources import DAMAGED, HDF5_ERRORS, ByteSource, open_hdf5
+from magg.granules.sources import HDF5_ERRORS, open_hdf5
 
 # A gap is read along where asking twice costs more; a span bounds the memory of one job.
 LARGEST_GAP = 64 << 10

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from magg.config import Column, DataSource
 from magg.errors import ConfigError, GridError
 from magg.granules.beams import BeamLayout, dataset_error, located
+from magg.granules.bytesource import ByteSource
 from magg.granules.datasets import DatasetLayout
 from magg.granules.layout import GranuleLayout, layout_of
 from magg.granules.ranges import RangeRead, Want
-from magg.granules.sources import ByteSource, is_remote, open_source
+from magg.granules.sources import is_remote, open_source
 from magg.grid import Grid, child_indices, nested_ids, prefixes, words_of
 
 # Requests in flight for one cell: enough to hide the latency of a store.

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from magg.errors import GranuleError, GranuleNotFoundError
-from magg.granules.sources import ByteSource, Closing, changed, whole
+from magg.granules.bytesource import ByteSource, Closing, changed, whole
 
 
 class ObjectSource(Closing):

@@ -13,7 +13,7 @@ from granule_files import BEAMS, GRID, data_source, track, write_granule
 
 from magg.errors import GranuleError, GranuleNotFoundError
 from magg.granules import granule_layout, layout, open_source, read_rows
-from magg.granules.sources import LocalSource
+from magg.granules.bytesource import LocalSource
 
 USED = ("h_li", "s_li")
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
+
 from services.s3 import S3Server
 
 # Kinds that answer in place of the server: status, and S3's code and message.
@@ -331,9 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _passed_on(self, body: bytes) -> Answer:
         upstream = http.client.HTTPConnection(self.server.proxy.upstream, timeout=UPSTREAM_SECONDS)
         try:
-            upstream.putrequest(
-                self.command, self.path, skip_host=True, skip_accept_encoding=True
-            )
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in NOT_PASSED_ON | {"content-length"}:
                     upstream.putheader(name, value)
@@ -370,15 +371,17 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, proxy: FaultProxy) -> None:
         self.proxy = proxy
-        self._open: dict[Any, threading.Thread] = {}
+        self._open: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
 
-    def opened(self, connection: Any) -> None:
+    def opened(self, connection: socket.socket) -> None:
         with self._lock:
             self._open[connection] = threading.current_thread()
+            if self.proxy.stopping.is_set():
+                _hang_up(connection)
 
-    def closed(self, connection: Any) -> None:
+    def closed(self, connection: socket.socket) -> None:
         with self._lock:
             self._open.pop(connection, None)
 
@@ -387,9 +390,14 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             waiting = dict(self._open)
             for connection in waiting:
-                connection.shutdown(2)
+                _hang_up(connection)
         for thread in waiting.values():
             thread.join()
 
     def handle_error(self, *_: Any) -> None:
         """Stay silent about clients that went away."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):  # the client may have been first
+        connection.shutdown(socket.SHUT_RDWR)

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import obstore
 import pytest
 from obstore.store import S3Store
+
 from services.processes import Supervised, free_ports
 
 ACCESS_KEY = "AKIAMAGGTESTS"
@@ -125,7 +126,7 @@ class S3Server:
         deadline = time.monotonic() + START_SECONDS
         while self.process.running and time.monotonic() < deadline:
             try:
-                self.bucket("ready").put("ready", b"")
+                self.bucket("ready").put("ready", b"ready")
             except (OSError, http.client.HTTPException, obstore.exceptions.BaseError):
                 time.sleep(0.05)
             else:
