@@ -1,11 +1,10 @@
-"""What a piece of work costs: CPU time, wall time and peak memory; shared by the benchmarks."""
+"""What a piece of work costs in CPU and wall time; shared by the benchmarks."""
 
 from __future__ import annotations
 
 import os
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-# Kilobytes on Linux, bytes on macOS.
-MAXRSS_MB = 1e-6 if sys.platform == "darwin" else 1e-3
 
 
 @dataclass(frozen=True)
@@ -26,18 +22,15 @@ class Cost:
     ----------
     cpu, wall : float
         Seconds. The CPU time is that of all threads, user and system.
-    peak_mb : float
-        Largest resident memory of the process, where it was a process of its own.
     """
 
     cpu: float
     wall: float
-    peak_mb: float = float("nan")
 
 
 def median(costs: Sequence[Cost]) -> Cost:
     """Return the medians, each on its own."""
-    table = [(cost.cpu, cost.wall, cost.peak_mb) for cost in costs]
+    table = [(cost.cpu, cost.wall) for cost in costs]
     return Cost(*(float(value) for value in np.median(table, axis=0)))
 
 
@@ -59,7 +52,7 @@ def measure_process(command: Sequence[str]) -> tuple[Cost, str]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         wall = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
-        # Unlike getrusage(RUSAGE_CHILDREN), this is about one child, peak memory included.
+        # Unlike getrusage(RUSAGE_CHILDREN), this is about one child alone.
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - wall
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -67,8 +60,7 @@ def measure_process(command: Sequence[str]) -> tuple[Cost, str]:
             stream.seek(0)
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{err.read()[-4000:]}")
-        cost = Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * MAXRSS_MB)
-        return cost, out.read()
+        return Cost(usage.ru_utime + usage.ru_stime, wall), out.read()
 
 
 def verdict(name: str, value: float, limit: float, unit: str, *, at_least: bool = False) -> str:

@@ -44,7 +44,8 @@ NOTES = {
     KNOWN: "run() in this process, which has the layouts from Catalog.from_files",
     COLD: "the same, but the granules' chunk tables and row ranges are found in the run",
     MAGG: "from the start of Python to its end: imports, catalog from JSON, nothing known",
-    H5PY: "for each cell opens each granule, reads 5 datasets a beam whole, loops over child cells",
+    H5PY: "for each cell opens each granule, reads five datasets of a beam whole, loops over its "
+    "child cells",
     ZAGG: "process_shard and write_dataframe_to_zarr over local files, 4 threads, built-in atl06 "
     "config\n(its agg() reads S3 and HTTPS only, and does more beside this)",
 }
@@ -147,7 +148,7 @@ class MaggRuns:
 def process(script: str, catalog: Path, folder: Path) -> tuple[Cost, dict[str, int]]:
     """Run a job from the start of Python to its end, into a new store."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        # -P keeps this folder, whose statistics.py hides Python's, off the path of the job.
+        # -P: nothing beside the job can stand in for a module of Python or of a package.
         command = [sys.executable, "-P", str(JOBS / script), str(catalog), f"{place}/out.zarr"]
         cost, printed = measure_process(command)
     return cost, json.loads(printed.splitlines()[-1])["observations"]
@@ -182,13 +183,11 @@ def print_report(
         f"{GRANULES} granules x {BEAMS} beams x {SEGMENTS:,} segments = {rows:,} rows located in "
         f"{len(catalog)} cells of order 6,\n{per_cell:.1f} granules a cell on average\n"
     )
-    print(f"{'':24}{'CPU s':>8}{'wall s':>8}{'CPU us/row':>12}{'peak MB':>9}{'observations':>14}")
+    print(f"{'':24}{'CPU s':>8}{'wall s':>8}{'CPU us/row':>12}{'observations':>14}")
     for name, cost in medians.items():
-        peak = f"{cost.peak_mb:9.0f}" if name in (MAGG, H5PY, ZAGG) else f"{'':9}"
-        print(
-            f"{name:24}{cost.cpu:8.2f}{cost.wall:8.2f}{cost.cpu / rows * 1e6:12.2f}{peak}"
-            f"{sum(counts[name].values()):14,}"
-        )
+        per_row = cost.cpu / rows * 1e6
+        observations = sum(counts[name].values())
+        print(f"{name:24}{cost.cpu:8.2f}{cost.wall:8.2f}{per_row:12.2f}{observations:14,}")
     print()
     for name in medians:
         print(f"{name}: {NOTES[name]}")

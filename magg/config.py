@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -158,7 +159,7 @@ class PipelineConfig:
         """The declared statistics, by variable name."""
         return self.aggregation.variables
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers of a cell.
 

@@ -66,6 +66,14 @@ class OnceCache(Generic[ValueT]):
             except CancelledError:  # whoever computed it was interrupted: take over
                 continue
 
+    def peek(self, key: Hashable) -> ValueT | None:
+        """Return the value of a key if it is kept; compute nothing."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
     def _computed(
         self, key: Hashable, future: Future[ValueT], compute: Callable[[], ValueT]
     ) -> ValueT:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import DataSource
-from magg.granules.beams import BeamLayout, find_beam, located
+from magg.granules.beams import BeamLayout, find_beam
 from magg.granules.bytesource import ByteSource
 from magg.granules.cache import OnceCache
-from magg.granules.ranges import RangeRead, Want
 from magg.granules.sources import open_hdf5, open_source
+from magg.granules.words import locate_beam
 from magg.grid import Words, nested_ids, prefixes, words_of
 
 # Runs of one cell closer than this are one run: the rows between cost less than another range.
@@ -125,7 +125,7 @@ def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> Gran
     beams, unlocated = [], 0
     for beam in found:
         if beam is not None:
-            words = _words(opened, beam)
+            words = locate_beam(opened, beam)
             unlocated += int(np.count_nonzero(words == 0))
             beams.append(_with_runs(beam, words, parent_order))
     opened.check_unchanged()  # h5py opened the file by its path, a second time
@@ -137,13 +137,6 @@ def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> Gran
         beams=tuple(beams),
         unlocated=unlocated,
     )
-
-
-def _words(opened: ByteSource, beam: BeamLayout) -> Words:
-    datasets = (beam.latitude, beam.longitude)
-    wants = [Want(beam.name, dataset, [0], [beam.rows]) for dataset in datasets]
-    latitude, longitude = RangeRead(opened, wants).finish()
-    return located(beam, latitude, longitude)
 
 
 def _with_runs(beam: BeamLayout, words: Words, order: int) -> BeamLayout:

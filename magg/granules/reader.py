@@ -18,7 +18,8 @@ from magg.granules.datasets import DatasetLayout
 from magg.granules.layout import GranuleLayout, layout_of
 from magg.granules.ranges import RangeRead, Want
 from magg.granules.sources import is_remote, open_source
-from magg.grid import Grid, child_indices, nested_ids, prefixes, words_of
+from magg.granules.words import kept_words
+from magg.grid import Grid, Words, child_indices, nested_ids, prefixes, words_of
 
 # Requests in flight for one cell: enough to hide the latency of a store.
 REMOTE_THREADS = 32
@@ -116,7 +117,7 @@ def read_rows(
     _check_cell(cell, grid)
     parts, reads = [], []
     for visit in _visits(granules, request):
-        of_granule = [_part(beam, values, request) for beam, values in visit.beams()]
+        of_granule = [_part(*beam, request) for beam in visit.beams()]
         parts += of_granule
         reads.append(_summary(visit.layout, of_granule))
     none = child_indices(np.zeros(0, dtype=np.uint64), grid)
@@ -146,14 +147,17 @@ class _Visit:
 
     opened: ByteSource
     layout: GranuleLayout
-    paths: list[tuple[BeamLayout, list[str]]]
+    paths: list[tuple[BeamLayout, list[str], Words | None]]
     ranges: RangeRead
 
-    def beams(self) -> Iterator[tuple[BeamLayout, dict[str, NDArray[Any]]]]:
+    def beams(self) -> Iterator[tuple[BeamLayout, dict[str, NDArray[Any]], Words]]:
         """Yield each beam with the values of its datasets by path."""
         arrays = iter(self.ranges.arrays)
-        for beam, paths in self.paths:
-            yield beam, {path: next(arrays) for path in paths}
+        for beam, paths, words in self.paths:
+            values = {path: next(arrays) for path in paths}
+            if words is None:
+                words = located(beam, values[beam.latitude.path], values[beam.longitude.path])
+            yield beam, values, words
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,9 +228,13 @@ def _visit(granule: str, request: _Request) -> _Visit:
         layout = layout_of(opened, request.source, request.grid.parent_order)
         paths, wants = [], []
         for beam in layout.beams:
-            datasets = _needed(granule, beam, request)
             starts, stops = beam.runs(request.cell)
-            paths.append((beam, list(datasets)))
+            words = kept_words(opened, beam)
+            if words is not None:
+                runs = [words[start:stop] for start, stop in zip(starts, stops, strict=True)]
+                words = np.concatenate([words[:0], *runs])
+            datasets = _needed(granule, beam, request, coordinates=words is None)
+            paths.append((beam, list(datasets), words))
             wants += [Want(beam.name, dataset, starts, stops) for dataset in datasets.values()]
         return _Visit(opened, layout, paths, RangeRead(opened, wants))
     except BaseException:
@@ -234,7 +242,9 @@ def _visit(granule: str, request: _Request) -> _Visit:
         raise
 
 
-def _needed(granule: str, beam: BeamLayout, request: _Request) -> dict[str, DatasetLayout]:
+def _needed(
+    granule: str, beam: BeamLayout, request: _Request, *, coordinates: bool
+) -> dict[str, DatasetLayout]:
     """Return the datasets to read, by path: columns may share one."""
     wanted = [column.path for column in request.columns.values()]
     if request.source.quality_filter:
@@ -242,16 +252,19 @@ def _needed(granule: str, beam: BeamLayout, request: _Request) -> dict[str, Data
     for path in (template.replace("{group}", beam.name) for template in wanted):
         if path in beam.problems:
             raise dataset_error(granule, beam.name, path, beam.problems[path])
-    datasets = [beam.latitude, beam.longitude, *(beam.datasets[name] for name in request.columns)]
+    datasets = [beam.datasets[name] for name in request.columns]
+    if coordinates:
+        datasets += [beam.latitude, beam.longitude]
     if beam.quality is not None:
         datasets.append(beam.quality)
     return {dataset.path: dataset for dataset in datasets}
 
 
-def _part(beam: BeamLayout, values: Mapping[str, NDArray[Any]], request: _Request) -> _Part:
+def _part(
+    beam: BeamLayout, values: Mapping[str, NDArray[Any]], words: Words, request: _Request
+) -> _Part:
     """Select the observations: rows in the cell, of good quality, without missing values."""
     order = request.grid.parent_order
-    words = located(beam, values[beam.latitude.path], values[beam.longitude.path])
     rows = np.flatnonzero(prefixes(words, order) == prefixes(np.uint64(request.cell), order))
     rows_read = len(rows)
     if beam.quality is not None and request.source.quality_filter is not None:
