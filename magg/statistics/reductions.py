@@ -26,6 +26,8 @@ from magg.statistics.segments import (
     per_segment,
 )
 
+Mask = NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -92,19 +94,29 @@ def _truth(ufunc: np.ufunc, rows: Node) -> Node:
 
 
 def _median(rows: Node, *, complete: bool) -> Node:
-    compute = partial(_median_of, complete)
-    return per_segment(f"median {complete}", compute, _in_order(rows))
+    return per_segment(f"median {complete}", _median_of, *_in_order(rows, complete=complete))
 
 
 def _quantile(rows: Node, q: Node, *, complete: bool, whole: float = 1.0) -> Node:
     assert q.value is not None  # noqa: S101 - its parameter is of kind constant
     part = q.value / whole
-    compute = partial(_quantile_of, part, complete)
-    return per_segment(f"quantile {part!r} {complete}", compute, _in_order(rows))
+    compute = partial(_quantile_of, part)
+    return per_segment(
+        f"quantile {part!r} {complete}", compute, *_in_order(rows, complete=complete)
+    )
 
 
-def _in_order(rows: Node) -> Node:
-    return per_row("sort", _sort, rows, rows.form)
+def _in_order(rows: Node, *, complete: bool) -> tuple[Node, Node, Node]:
+    # What all order statistics of the same rows share: the rows sorted, how many of them count,
+    # and which segments have none because of NaN.
+    ordered = per_row("sort", _sort, rows, rows.form)
+    sizes = _all_sizes if complete else _valid_sizes
+    undefined = _has_nan if complete else _never
+    return (
+        ordered,
+        per_segment(f"sizes {complete}", sizes, ordered, form=Form.STORED),
+        per_segment(f"undefined {complete}", undefined, ordered, form=Form.BOOLEAN),
+    )
 
 
 # What they compute ------------------------------------------------------------------------------
@@ -122,49 +134,76 @@ def _reduceat(ufunc: np.ufunc, block: Block, values: Array) -> Array:
 
 def _sort(block: Block, values: Array) -> Array:
     ordered = values.copy()
+    keys = _sort_keys(ordered)
     several = block.counts > 1
     starts, counts = block.starts[several], block.counts[several]
     for start, stop in zip(starts.tolist(), (starts + counts).tolist(), strict=True):
-        ordered[start:stop].sort()
+        keys[start:stop].sort()
     return ordered
 
 
-def _quantile_of(q: float, complete: bool, block: Block, ordered: Array) -> Array:
+def _sort_keys(values: Array) -> Array:
+    # The bits of floats without a sign, NaN included, are in order as integers too, and integers
+    # are faster to compare.
+    if values.dtype.kind != "f" or values.itemsize < 4:
+        return values
+    bits = values.view(np.dtype(f"i{values.itemsize}"))
+    return bits if bits.min() >= 0 else values
+
+
+def _quantile_of(
+    q: float, block: Block, ordered: Array, sizes: NDArray[np.intp], undefined: Mask | None
+) -> Array:
     # numpy's "linear" method (type 7 of Hyndman and Fan, 1996), interpolated from the nearer end
     # as numpy does, so that the results are equal to the last bit.
-    last = _sizes(complete, block, ordered) - 1
+    last = sizes - 1
     position = last * q
     lower = position.astype(np.intp)
     fraction = position - lower
+    above = ordered.take(np.minimum(lower + 1, last) + block.starts).astype(np.float64)
     lower += block.starts
-    below = ordered[lower].astype(np.float64)
-    above = ordered[np.minimum(lower + 1, block.starts + last)].astype(np.float64)
+    below = ordered.take(lower).astype(np.float64)
     step = above - below
     result = np.where(fraction < 0.5, below + step * fraction, above - step * (1 - fraction))
-    return _undefined(complete, block, ordered, result)
+    return _masked(result, undefined)
 
 
-def _median_of(complete: bool, block: Block, ordered: Array) -> Array:
+def _median_of(
+    block: Block, ordered: Array, sizes: NDArray[np.intp], undefined: Mask | None
+) -> Array:
     # The mean of the middle two as with numpy; the quantile of 0.5 may differ in the last bit.
-    sizes = _sizes(complete, block, ordered)
-    lower = ordered[block.starts + (sizes - 1) // 2].astype(np.float64)
-    upper = ordered[block.starts + sizes // 2 - (sizes == 1)].astype(np.float64)
-    result = np.where(sizes % 2 == 1, lower, (lower + upper) / 2)
-    return _undefined(complete, block, ordered, result)
+    lower = ordered.take(block.starts + (sizes - 1) // 2).astype(np.float64)
+    upper = ordered.take(block.starts + sizes // 2 - (sizes == 1)).astype(np.float64)
+    return _masked(np.where(sizes % 2 == 1, lower, (lower + upper) / 2), undefined)
 
 
-def _sizes(complete: bool, block: Block, ordered: Array) -> NDArray[np.intp]:
-    # How many values count: NaN sorts last, so that the others come first. One at least: where
-    # there is nothing but NaN, the first of them gives the NaN that is due.
-    if complete or ordered.dtype.kind != "f":
+def _all_sizes(block: Block, _: Array) -> NDArray[np.intp]:
+    return block.counts
+
+
+def _valid_sizes(block: Block, ordered: Array) -> NDArray[np.intp]:
+    # NaN sorts last, so that the others come first. One at least: where there is nothing but NaN,
+    # the first of them gives the NaN that is due.
+    if ordered.dtype.kind != "f":
         return block.counts
     missing = np.add.reduceat(np.isnan(ordered), block.starts, dtype=np.intp)
     return np.maximum(block.counts - missing, 1)
 
 
-def _undefined(complete: bool, block: Block, ordered: Array, result: Array) -> Array:
-    if complete and ordered.dtype.kind == "f":
-        result[np.isnan(ordered[block.starts + block.counts - 1])] = np.nan
+def _has_nan(block: Block, ordered: Array) -> Mask | None:
+    if ordered.dtype.kind != "f":
+        return None
+    nan = np.isnan(ordered.take(block.starts + block.counts - 1))
+    return nan if nan.any() else None
+
+
+def _never(_block: Block, _ordered: Array) -> None:
+    return None
+
+
+def _masked(result: Array, undefined: Mask | None) -> Array:
+    if undefined is not None:
+        result[undefined] = np.nan
     return result
 
 
