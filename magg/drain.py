@@ -13,14 +13,26 @@ import itertools
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field, replace
 
 from magg.cell import CellFailure, CellResult, CellTask, failed, process_cell
+from magg.errors import BackendError
 from magg.executors.retry import ADVICE, Kind, Policy, backoff, is_straggler, should_retry
 
 TICK_S = 1.0
+# So many pools of which no process ever returned a result: the fault is not the cells'.
+POOLS_GIVEN_UP_AFTER = 5
+CALLERS_POOL = "the executor is broken; pass a new one and run again"
+DEADLY_ADVICE = (
+    "its worker died each time, for want of memory perhaps: give workers more memory, use fewer "
+    "workers, or use a finer parent order so that cells are smaller"
+)
+OWN_POOL = (
+    "worker processes die before they return anything; where a script calls run(), it must do so "
+    "under `if __name__ == '__main__':`, and there must be memory for so many workers"
+)
 
 
 class Pool:
@@ -36,17 +48,30 @@ class Pool:
     def __init__(self, executor: Executor, make: Callable[[], Executor] | None = None) -> None:
         self.executor = executor
         self.generation = 0
+        self.has_worked = False
         self._make = make
+
+    @property
+    def is_own(self) -> bool:
+        """Whether magg made the executor, and ends it."""
+        return self._make is not None
 
     def renew(self, generation: int) -> bool:
         """Replace a broken executor, unless that has been done; tell whether one works now."""
         if self._make is None:
             return False
         if generation == self.generation:
+            if not self.has_worked and self.generation >= POOLS_GIVEN_UP_AFTER:
+                return False
             self.executor.shutdown(wait=False, cancel_futures=True)
             self.executor = self._make()
             self.generation += 1
         return True
+
+    def given_up(self, cell: str, error: BrokenExecutor) -> CellResult:
+        """Return the result of a cell for which there is no executor any more."""
+        advice = OWN_POOL if self.is_own else CALLERS_POOL
+        return failed(cell, BackendError(f"{str(error).rstrip('.')}: {advice}"))
 
 
 @dataclass(frozen=True)
@@ -95,63 +120,76 @@ class Drain:
         self._fresh = deque(self.cells)
         self._total = len(self._fresh)
         self._later: list[tuple[float, int, str]] = []
+        # Cells that were running when a pool broke, and those that broke one alone.
         self._suspects: deque[str] = deque()
+        self._suspected: set[str] = set()
+        self._guilty: set[str] = set()
+        self._in_quarantine = False
         self._failures: Counter[str] = Counter()
+        self._futures: dict[str, list[Future[CellResult]]] = {}
         self._settled: set[str] = set()
         self._durations: list[float] = []
         self._order = itertools.count()
 
-    def results(self) -> Iterator[CellResult]:
+    def results(self) -> Generator[CellResult, None, None]:
         """Yield the result of every cell, once, as they come."""
         try:
             while True:
                 yield from self._fill()
-                if not self.running and not self._waiting():
-                    return
+                if len(self._settled) == self._total:
+                    return  # a straggler that lost may still be running
                 yield from self._next()
         finally:
             for future in self.running:
                 future.cancel()
 
-    def _waiting(self) -> bool:
-        return bool(self._fresh or self._later or self._suspects)
-
     def _fill(self) -> Iterator[CellResult]:
         """Submit what there is room for."""
         while (cell := self._choose()) is not None:
-            yield from self._submit(cell, alone=bool(self._suspects or self._in_quarantine()))
+            yield from self._submit(cell)
 
     def _choose(self) -> str | None:
-        if self._in_quarantine() or len(self.running) >= self.in_flight:
+        if self._is_full():
             return None
-        if self._suspects:
-            return self._suspects.popleft() if not self.running else None
         if self._later and self._later[0][0] <= time.monotonic():
-            return heapq.heappop(self._later)[2]
+            cell = heapq.heappop(self._later)[2]
+            if cell not in self._guilty:
+                return cell
+            self._suspects.append(cell)
+        if self._suspects:
+            if self.running:
+                return None
+            self._in_quarantine = True
+            return self._suspects.popleft()
         return self._fresh.popleft() if self._fresh else None
 
-    def _in_quarantine(self) -> bool:
-        return any(call.alone for call in self.running.values())
+    def _is_full(self) -> bool:
+        return self._in_quarantine or len(self.running) >= self.in_flight
 
-    def _submit(self, cell: str, *, alone: bool = False) -> Iterator[CellResult]:
-        generation = self.pool.generation
+    def _submit(self, cell: str) -> Iterator[CellResult]:
+        generation, alone = self.pool.generation, self._in_quarantine
         try:
             future = self.pool.executor.submit(process_cell, self.make_task(cell))
         except BrokenExecutor as error:
             if self.pool.renew(generation):
-                yield from self._submit(cell, alone=alone)
-            else:
-                yield from self._fail(cell, error, Kind.PERMANENT)
+                yield from self._submit(cell)
+                return
+            result = self.pool.given_up(cell, error)
         except Exception as error:  # noqa: BLE001 - a broken executor must not lose the summary
-            yield from self._fail(cell, error, Kind.PERMANENT)
+            result = failed(cell, error)
         else:
             self.running[future] = _Call(cell, time.monotonic(), generation, alone)
+            self._futures.setdefault(cell, []).append(future)
             future.add_done_callback(self._finished.put)
+            return
+        if alone:
+            self._in_quarantine = False
+        yield from self._retry_or_end(result)
 
     def _next(self) -> Iterator[CellResult]:
         """Wait for the next future, or until a cell is due again, and settle it."""
         timeout = TICK_S if self.backups else None
-        if self._later:
+        if self._later and not self._is_full() and not self._suspects:
             due = max(0.0, self._later[0][0] - time.monotonic())
             timeout = due if timeout is None else min(timeout, due)
         try:
@@ -160,44 +198,53 @@ class Drain:
             yield from self._back_up()
             return
         call = self.running.pop(future, None)
-        if call is not None and call.cell not in self._settled:
+        if call is None:
+            return
+        self._futures[call.cell].remove(future)
+        if call.alone:
+            self._in_quarantine = False
+        if call.cell not in self._settled:
             yield from self._settle(future, call)
 
     def _settle(self, future: Future[CellResult], call: _Call) -> Iterator[CellResult]:
         try:
             result = future.result()
-        except (KeyboardInterrupt, GeneratorExit):
+            if not isinstance(result, CellResult):
+                raise BackendError(f"the executor returned {type(result).__name__}, no CellResult")
+        except KeyboardInterrupt:
             raise
         except BrokenExecutor as error:
             yield from self._broken(call, error)
-        except CancelledError as error:
-            yield from self._fail(call.cell, error, Kind.PERMANENT)
         except BaseException as error:  # noqa: BLE001 - executors hand on whatever was raised
-            yield from self._fail(call.cell, error, Kind.TRANSIENT)
+            yield from self._retry_or_end(failed(call.cell, error, Kind.TRANSIENT))
         else:
+            self.pool.has_worked = True
             if result.error is None:
                 self._durations.append(time.monotonic() - call.began)
             yield from self._retry_or_end(result)
 
     def _broken(self, call: _Call, error: BrokenExecutor) -> Iterator[CellResult]:
+        cell = call.cell
         if not self.pool.renew(call.generation):
-            yield from self._fail(call.cell, error, Kind.PERMANENT)
+            yield from self._retry_or_end(self.pool.given_up(cell, error))
         elif call.alone or self.in_flight == 1:
-            yield from self._fail(call.cell, error, Kind.TRANSIENT)
-        else:
+            self._guilty.add(cell)
+            if cell in self._suspected:
+                self._suspected.discard(cell)
+                self._failures[cell] += 1  # the time when it did not run alone
+            yield from self._retry_or_end(failed(cell, error, Kind.TRANSIENT))
+        elif not self._futures[cell]:
             if not self._suspects:
                 self.notify("a worker died; the cells that were running are tried one at a time")
-            self._suspects.append(call.cell)
-
-    def _fail(self, cell: str, error: BaseException, default: Kind) -> Iterator[CellResult]:
-        yield from self._retry_or_end(failed(cell, error, default))
+            self._suspects.append(cell)
+            self._suspected.add(cell)
 
     def _retry_or_end(self, result: CellResult) -> Iterator[CellResult]:
         if result.error is None:
             yield self._end(result)
             return
         cell, kind = result.cell, result.error.kind
-        if any(call.cell == cell for call in self.running.values()):
+        if self._futures.get(cell):
             return  # a second submission of the same cell is still running
         self._failures[cell] += 1
         if should_retry(kind, self._failures[cell], self.policy):
@@ -205,33 +252,34 @@ class Drain:
             due = time.monotonic() + backoff(self._failures[cell], self.policy)
             heapq.heappush(self._later, (due, next(self._order), cell))
             return
-        yield self._end(replace(result, error=_advised(result.error, self._failures[cell])))
+        yield self._end(replace(result, error=self._advised(cell, result.error)))
 
     def _end(self, result: CellResult) -> CellResult:
         self._settled.add(result.cell)
-        for future, call in self.running.items():
-            if call.cell == result.cell:
-                future.cancel()
+        for future in list(self._futures.get(result.cell, ())):
+            future.cancel()
         return result
 
     def _back_up(self) -> Iterator[CellResult]:
         """Submit stragglers a second time."""
-        if not self.backups or self._waiting():
+        if not self.backups or self._fresh or self._later or self._suspects:
             return
         now = time.monotonic()
-        times = Counter(call.cell for call in self.running.values())
         for call in list(self.running.values()):
+            if call.cell in self._settled or len(self._futures[call.cell]) > 1:
+                continue
             ran = now - call.began
-            if times[call.cell] == 1 and is_straggler(
-                ran, self._durations, self._total, self.policy
-            ):
-                self.notify(f"cell {call.cell} has run for {ran:.0f} s; it is submitted once more")
-                yield from self._submit(call.cell)
+            if not is_straggler(ran, self._durations, self._total, self.policy):
+                return  # those after it were submitted later
+            self.notify(f"cell {call.cell} has run for {ran:.0f} s; it is submitted once more")
+            yield from self._submit(call.cell)
 
-
-def _advised(error: CellFailure, attempts: int) -> CellFailure:
-    """Add to an error what was tried and what helps."""
-    notes = [f"tried {attempts} times"] if attempts > 1 else []
-    if error.kind in ADVICE:
-        notes.append(ADVICE[error.kind])
-    return replace(error, message=f"{error.message} ({'; '.join(notes)})") if notes else error
+    def _advised(self, cell: str, error: CellFailure) -> CellFailure:
+        """Add to an error what was tried and what helps."""
+        attempts = self._failures[cell]
+        notes = [f"tried {attempts} times"] if attempts > 1 else []
+        if cell in self._guilty:
+            notes.append(DEADLY_ADVICE)
+        elif error.kind in ADVICE:
+            notes.append(ADVICE[error.kind])
+        return replace(error, message=f"{error.message} ({'; '.join(notes)})") if notes else error

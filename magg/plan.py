@@ -15,7 +15,7 @@ from magg.config import PipelineConfig, grid_of
 from magg.errors import CatalogError, ConfigError
 from magg.grid import Grid, from_decimal
 from magg.store import records, schema, template
-from magg.store.open import normalise
+from magg.store.open import normalise, told_of
 
 OnGranuleError = Literal["fail", "skip"]
 
@@ -93,16 +93,17 @@ class Plan:
 
     def prepare_store(self) -> dict[int, int]:
         """Make the store ready; see `magg.store.template.prepare`."""
-        return template.prepare(
-            self.store,
-            self.config,
-            self.grid,
-            self.catalog.words,
-            region=self.region,
-            catalog_digest=self.catalog.digest,
-            sources=self.catalog.metadata.get("variables"),
-            overwrite=self.overwrite,
-        )
+        with told_of(self.store):
+            return template.prepare(
+                self.store,
+                self.config,
+                self.grid,
+                self.catalog.words,
+                region=self.region,
+                catalog_digest=self.catalog.digest,
+                sources=self.catalog.metadata.get("variables"),
+                overwrite=self.overwrite,
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return what a dry run reports, as plain data."""
@@ -164,7 +165,8 @@ def make_plan(
     if not target:
         raise ConfigError("no store is given; pass store=... or set output.store in the config")
     path = normalise(target)
-    template.check(path, config, grid, region=region, overwrite=overwrite)
+    with told_of(path):
+        template.check(path, config, grid, region=region, overwrite=overwrite)
     chosen = [found.select(morton_cell)] if morton_cell is not None else list(found.cells)
     chosen = chosen[:max_cells]
     # The longest cells first, so that none of them starts when all others are done.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import multiprocessing
 import time
 from concurrent.futures import Executor
 from pathlib import Path
@@ -110,6 +112,7 @@ def run(
     ... # doctest: +SKIP
     """
     began = time.perf_counter()
+    _check_main_module()
     check_workers(max_workers)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise BackendError(
@@ -147,27 +150,43 @@ def run(
         )
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo))
         _run_cells(drain, tally, make_listener(progress), began)
+        if drain.running and pool.is_own:
+            stop_workers(pool.executor)  # stragglers that a second submission outran
+        return tally.summary(time.perf_counter() - began, drain.retries)
     except BaseException:
-        if executor is None:
+        if pool.is_own:
             stop_workers(pool.executor)
         raise
     finally:
-        if executor is None:
+        if pool.is_own:
             # Not waiting gives control back at once on Ctrl-C; else nothing is left to wait for.
             pool.executor.shutdown(wait=False, cancel_futures=True)
-    return tally.summary(time.perf_counter() - began, drain.retries)
+
+
+def _check_main_module() -> None:
+    """Refuse to run in a worker process that is only importing the script that started it.
+
+    It would prepare the store a second time, or, with ``overwrite``, delete what is being written.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise BackendError(
+            "a worker process imports this script and calls run() again; "
+            "put the call under `if __name__ == '__main__':`"
+        )
 
 
 def _run_cells(drain: Drain, tally: Tally, listen: Listener, began: float) -> None:
     """Run all cells and tell the listener, which hears the end whatever happens."""
     cells = len(tally.plan.cells) - tally.skipped
     drain.notify = lambda message: listen(Notice(message))
-    listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
     try:
-        for result in drain.results():
-            tally.results.append(result)
-            error = f"{result.error.type}: {result.error.message}" if result.error else None
-            listen(CellFinished(result.cell, result.status, result.observations, error))
+        listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
+        # Closed here, lest a listener's error leave submissions waiting in the caller's executor.
+        with contextlib.closing(drain.results()) as results:
+            for result in results:
+                tally.results.append(result)
+                error = f"{result.error.type}: {result.error.message}" if result.error else None
+                listen(CellFinished(result.cell, result.status, result.observations, error))
     except KeyboardInterrupt:
         listen(Notice(_farewell(drain, tally)))
         raise
@@ -177,11 +196,13 @@ def _run_cells(drain: Drain, tally: Tally, listen: Listener, began: float) -> No
 
 def _farewell(drain: Drain, tally: Tally) -> str:
     """Say what an interrupt leaves behind."""
-    running = sum(future.running() for future in drain.running)
     done = tally.skipped + sum(result.error is None for result in tally.results)
+    running = sum(future.running() for future in drain.running)
     limit = getattr(drain.pool.executor, "longest_call_s", None)
     bound = f"for at most {limit:.0f} s" if limit else "until their cells are finished"
     tail = f"{running} calls may still run {bound}" if running else "no call is still running"
+    if drain.pool.is_own and getattr(drain.pool.executor, "_processes", None):
+        tail = "the worker processes are ended"
     return (
         f"interrupted: {done} of {len(tally.plan.cells)} cells are done and kept, {tail}; "
         "the same call continues where this one stopped"

@@ -8,7 +8,7 @@ import pytest
 from magg import Catalog, load_config
 from magg.testing import simulate_region
 
-pytest_plugins = ["services.s3", "services.faults"]
+pytest_plugins = ["services.s3", "services.proxy"]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")
 
@@ -42,3 +42,11 @@ def config():
 @pytest.fixture(scope="session")
 def catalog(region):
     return Catalog.from_files(region)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Return a dozen cells that take milliseconds each (see `cell_faults.Small`)."""
+    from cell_faults import make_small
+
+    return make_small(tmp_path_factory.mktemp("small"))

@@ -6,8 +6,10 @@ this policy is about whole cells.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -39,15 +41,20 @@ ADVICE = {
     Kind.TIMEOUT: "raise the time limit, or use a finer parent order so that cells are smaller",
 }
 
-# How obstore, botocore and zarr word what passes by itself, and what new credentials mend.
-_EXPIRED = ("expiredtoken", "expired token", "token has expired", "requestexpired")
-_PASSING = (
-    "slowdown", "slow down", "throttl", "toomanyrequests", "too many requests", "429",
-    "500 internal", "502 bad gateway", "503 service", "504 gateway", "internalerror",
-    "connection reset", "connection refused", "connection closed", "connection error",
-    "broken pipe", "timed out", "timeout", "error sending request", "error decoding response body",
-    "incomplete message", "unexpected eof", "server error",
-)  # fmt: skip
+# How obstore, botocore and requests word what passes by itself, and what new credentials mend.
+_EXPIRED = re.compile(r"expired ?token|token (has |is )?expired|requestexpired|request is expired")
+_PASSING = re.compile(
+    r"slow ?down|throttl|too ?many ?requests|rate exceeded|status code: (429|5\d\d)|server error"
+    r"|internal ?error|internal ?failure|service ?unavailable|bad gateway"
+    r"|connection (was )?(reset|refused|closed|aborted|lost|error)|could not connect|broken pipe"
+    r"|name resolution|dns error|unreachable|no route to host|stale file handle"
+    # obstore names its setting retry_timeout in every message.
+    r"|timed ?out|(?<!_)timeout|error sending request|error decoding response body"
+    r"|incomplete ?(message|read)|unexpected eof"
+)
+_UNPICKLABLE = re.compile(r"(can't|cannot|could not) (be )?(un)?pickle|un-serialize")
+# Names of files and objects may hold any of these words, or the date of 29 April.
+_TAGS, _PLACES = re.compile(r"</?\w+>"), re.compile(r"\S*/\S*")
 # Raised by executors that are no dependency of magg, so known by name.
 _WORKER_DIED = {"KilledWorker", "TerminatedWorkerError", "CommClosedError"}
 _HOPELESS = (pickle.PicklingError, pickle.UnpicklingError, ImportError, AttributeError)
@@ -85,13 +92,13 @@ def classify(error: BaseException, default: Kind = Kind.PERMANENT) -> Kind:
         transient where the executor did.
     """
     for link in _chain(error):
-        if isinstance(link, WorkerOutOfMemoryError | MemoryError):
+        if isinstance(link, WorkerOutOfMemoryError | MemoryError) or _errno(link) == errno.ENOMEM:
             return Kind.MEMORY
         if isinstance(link, WorkerTimeoutError):
             return Kind.TIMEOUT
         if isinstance(link, CredentialsExpiredError):
             return Kind.CREDENTIALS
-        if isinstance(link, _HOPELESS):
+        if isinstance(link, _HOPELESS) or _UNPICKLABLE.search(str(link).lower()):
             return Kind.PERMANENT
         if isinstance(link, ConnectionError | TimeoutError | BrokenExecutor):
             return Kind.TRANSIENT
@@ -100,7 +107,8 @@ def classify(error: BaseException, default: Kind = Kind.PERMANENT) -> Kind:
         kind = _by_words(link)
         if kind is not None:
             return kind
-    return default
+    # What magg raises on purpose is about the input, whoever hands it on.
+    return Kind.PERMANENT if isinstance(error, MaggError) else default
 
 
 def should_retry(kind: Kind, failures: int, policy: Policy) -> bool:
@@ -132,16 +140,19 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _by_words(error: BaseException) -> Kind | None:
     """Judge errors that carry their meaning in their text alone."""
     if isinstance(error, MaggError) and not isinstance(error, OSError):
         return None
-    words = str(error).lower()
-    if any(word in words for word in _EXPIRED):
+    words, _, _ = str(error).lower().partition("debug source:")
+    words = _TAGS.sub(" ", words)
+    if _EXPIRED.search(words):
         return Kind.CREDENTIALS
-    if isinstance(error, OSError) and not isinstance(error, MaggError):
-        return None
-    return Kind.TRANSIENT if any(word in words for word in _PASSING) else None
+    return Kind.TRANSIENT if _PASSING.search(_PLACES.sub(" ", words)) else None
+
+
+def _errno(error: BaseException) -> int | None:
+    return error.errno if isinstance(error, OSError) else None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magg.errors import StoreError
+from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import to_decimal
 from magg.store import records, schema
-from magg.store.open import DEFAULT_REGION, normalise, open_store
+from magg.store.open import DEFAULT_REGION, normalise, open_objects, open_store, told_of
 from magg.store.template import parent_cells, provenances
 
 if TYPE_CHECKING:
@@ -34,12 +34,15 @@ def open_group(path: str | Path, region: str | None = DEFAULT_REGION) -> zarr.Gr
     import zarr
 
     place = normalise(path)
-    try:
-        root = zarr.open_group(open_store(place, read_only=True, region=region), mode="r")
-    except FileNotFoundError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{place} is no Zarr store") from None
+    with told_of(place):
+        try:
+            root = zarr.open_group(open_store(place, read_only=True, region=region), mode="r")
+        except FileNotFoundError as error:
+            if isinstance(error, StoreError):
+                raise
+            if not next(iter(open_objects(place, region).list()), []):
+                raise StoreNotFoundError(f"there is no store at {place}") from None
+            raise StoreError(f"{place} is no Zarr store") from None
     if schema.PROVENANCE not in root.attrs:
         raise StoreError(f"{place} is a Zarr store, but none of magg")
     return root

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magg.errors import StoreError
@@ -36,13 +37,12 @@ def exclusive(path: str, region: str | None = None) -> Iterator[None]:
         If the lock cannot be had within five minutes.
     """
     objects = open_objects(path, region)
-    token = uuid.uuid4().hex
-    mine = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    me = signature()
     deadline = time.monotonic() + STALE_AFTER_S
-    while not _create(objects, mine):
-        holder = _holder(objects)
-        if holder is not None and _is_stale(holder):
-            _delete(objects)
+    while not _create(objects, NAME, me):
+        holder = read_signature(objects, NAME)
+        if holder is not None and is_stale(holder):
+            _take_away(objects, holder, me)
         elif time.monotonic() > deadline:
             raise StoreError(f"{path}: another run has been preparing this store for too long")
         else:
@@ -50,31 +50,64 @@ def exclusive(path: str, region: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        if (_holder(objects) or {}).get("token") == token:
-            _delete(objects)
+        _delete_if_of(objects, me)
 
 
-def _create(objects: ObjectStore, mine: dict[str, Any]) -> bool:
-    from obstore.exceptions import AlreadyExistsError
+def signature() -> dict[str, Any]:
+    """Return who this is: plain data that `is_stale` can judge later."""
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pids": _pid_namespace(),
+        "pid": os.getpid(),
+        "time": time.time(),
+    }
 
+
+def read_signature(objects: ObjectStore, name: str) -> dict[str, Any] | None:
+    """Return the signature that an object holds, or None where it is gone."""
     try:
-        objects.put(NAME, json.dumps(mine).encode(), mode="create")
-    except AlreadyExistsError:
-        return False
-    return True
-
-
-def _holder(objects: ObjectStore) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(bytes(objects.get(NAME).bytes())))
+        return dict(json.loads(bytes(objects.get(name).bytes())))
     except FileNotFoundError:
         return None
 
 
-def _is_stale(holder: dict[str, Any]) -> bool:
-    if holder["host"] == socket.gethostname() and not _is_alive(int(holder["pid"])):
+def is_stale(holder: dict[str, Any]) -> bool:
+    """Tell whether who signed has died on this machine, or signed more than five minutes ago."""
+    here = (holder["host"], holder["pids"]) == (socket.gethostname(), _pid_namespace())
+    if here and not _is_alive(int(holder["pid"])):
         return True
     return time.time() - float(holder["time"]) > STALE_AFTER_S
+
+
+def _create(objects: ObjectStore, name: str, me: dict[str, Any]) -> bool:
+    from obstore.exceptions import AlreadyExistsError
+
+    try:
+        objects.put(name, json.dumps(me).encode(), mode="create")
+    except AlreadyExistsError:
+        # Of an earlier attempt, perhaps, whose answer got lost, so that obstore tried again.
+        return bool((read_signature(objects, name) or {}).get("token") == me["token"])
+    return True
+
+
+def _take_away(objects: ObjectStore, holder: dict[str, Any], me: dict[str, Any]) -> None:
+    """Delete a stale lock, but never the one that somebody else has put in its place since."""
+    claim = f"{NAME}-{holder['token']}"
+    if _create(objects, claim, me):
+        _delete_if_of(objects, holder)
+        _delete(objects, claim)
+        return
+    claimant = read_signature(objects, claim)
+    if claimant is not None and is_stale(claimant):
+        _delete(objects, claim)
+    else:
+        time.sleep(POLL_S)
+
+
+def _delete_if_of(objects: ObjectStore, holder: dict[str, Any]) -> None:
+    if (read_signature(objects, NAME) or {}).get("token") == holder["token"]:
+        _delete(objects, NAME)
 
 
 def _is_alive(pid: int) -> bool:
@@ -87,6 +120,14 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _delete(objects: ObjectStore) -> None:
+def _pid_namespace() -> str:
+    """Return what tells containers apart that share the name of their host, where there is one."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _delete(objects: ObjectStore, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        objects.delete(NAME)
+        objects.delete(name)

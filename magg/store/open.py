@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -77,6 +80,25 @@ def local_path(path: str | Path) -> Path | None:
     return Path(parts.path) if parts.scheme == "file" else None
 
 
+@contextmanager
+def told_of(path: str | Path) -> Iterator[None]:
+    """Turn what obstore raises about a bucket into an error that names the store."""
+    from obstore import exceptions
+
+    try:
+        yield
+    except exceptions.BaseError as error:
+        reason = str(error).partition("\n\nDebug source")[0].partition("<?xml")
+        code = re.search("<Code>(.*?)</Code>", reason[2])
+        text = reason[0].rstrip(": ") + (f": {code[1]}" if code else "")
+        denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
+        expired = code is not None and code[1] == "ExpiredToken"  # which S3 answers with 400
+        what = "access denied; check the credentials"
+        if not isinstance(error, denied) and not expired:
+            what = "the bucket cannot be used; check its name and the network"
+        raise StoreError(f"{path}: {what} ({text})") from error
+
+
 def _bucket(url: str, region: str | None) -> S3Store:
     scheme, bucket, prefix, *_ = urlsplit(url)
     if scheme != "s3":
@@ -85,6 +107,8 @@ def _bucket(url: str, region: str | None) -> S3Store:
         raise StoreError(f"{url}: name a bucket and a prefix, as in s3://bucket/prefix")
     from obstore.store import S3Store
 
+    if not region:  # obstore takes no None; without a region the environment decides
+        return S3Store(bucket, prefix=prefix.strip("/"))
     return S3Store(bucket, prefix=prefix.strip("/"), region=region)
 
 

@@ -5,20 +5,24 @@ Under ``{store}/.magg/``:
 ``cells/{cell}/{digest}.{status}.json``
     The record of a finished cell, written after all of its chunks. The name tells what the cell
     was made from and how it ended, so that finding out costs one listing.
-``writing/{cell}``
-    Chunks of the cell are being written. Left behind where a worker died at it.
+``writing/{cell}/{inputs}.{token}.json``
+    Somebody writes chunks of the cell, and who. Left behind where a worker died at it.
 ``failed/{cell}.json``
     Why the last attempt at the cell failed; removed by the next that succeeds.
 
-A worker says that it writes, removes older records, writes the chunks, makes sure that nobody
-wrote the cell from other inputs meanwhile, and only then writes the record. Equal inputs give
-equal bytes, so that two workers at one cell from equal inputs are harmless.
+A worker says that it writes, makes sure that nobody else writes the cell from other inputs (of two
+that begin together at least one sees the other, and gives way), removes the records of other
+inputs, writes the chunks, and only then the record. Equal inputs give equal bytes, so that two
+workers at one cell from equal inputs are harmless, and the record of the first stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +33,7 @@ from magg.config import PipelineConfig
 from magg.errors import StoreError
 from magg.granules import GranuleRead
 from magg.grid import Grid
+from magg.store.lock import STALE_AFTER_S, is_stale, read_signature, signature
 from magg.store.open import local_path, open_objects
 from magg.store.schema import LAYOUT_VERSION
 
@@ -37,8 +42,10 @@ if TYPE_CHECKING:
 
 FOLDER = ".magg"
 DONE, WRITING, FAILED = f"{FOLDER}/cells", f"{FOLDER}/writing", f"{FOLDER}/failed"
-# How often a cell is written again when another run wrote it from other inputs meanwhile.
-COLLISIONS_BORNE = 5
+# How long to wait for another run that writes the same cell from other inputs. Its mark is taken
+# for that of a dead worker after as long.
+PATIENCE_S = STALE_AFTER_S
+GIVE_WAY_S = 0.5
 
 Status = Literal["data", "empty", "partial"]
 
@@ -127,7 +134,7 @@ def list_marks(path: str, region: str | None = None) -> Marks:
                 mark = Mark(digest, status, meta["last_modified"])
                 marks.done[cell] = (*marks.done.get(cell, ()), mark)
             elif kind == "writing":
-                marks.writing[name] = meta["last_modified"]
+                marks.writing[name.partition("/")[0]] = meta["last_modified"]
             elif kind == "failed":
                 marks.failed[name.removesuffix(".json")] = meta["last_modified"]
     return marks
@@ -136,7 +143,7 @@ def list_marks(path: str, region: str | None = None) -> Marks:
 def read_record(path: str, cell: str, region: str | None = None) -> Record | None:
     """Return the record of a cell, or None where it is not done."""
     objects = open_objects(path, region)
-    names = _names(objects, cell)
+    names = _names(objects, f"{DONE}/{cell}")
     if len(names) != 1:
         return None
     return wire.structure(json.loads(bytes(objects.get(names[0]).bytes())), Record)
@@ -154,44 +161,78 @@ def write_cell(
     record : Record
         Without a time, which is filled in.
     write_chunks : callable
-        Writes all chunks of the cell; called again where another run got in between.
+        Writes all chunks of the cell; called again where this worker was taken for dead.
     region : str, optional
         AWS region of the bucket.
 
     Raises
     ------
     StoreError
-        If other runs keep writing the same cell from other inputs.
+        If another run is writing the same cell from other inputs, and does not end.
     """
     objects = open_objects(path, region)
-    writing = f"{WRITING}/{record.cell}"
-    for _ in range(COLLISIONS_BORNE):
-        objects.put(writing, record.digest.encode())
-        _remove(objects, *_names(objects, record.cell))
-        write_chunks()
-        if _content(objects, writing) == record.digest.encode():
-            break
-    else:
-        raise StoreError(
-            f"{path}: other runs keep writing cell {record.cell} from another catalog; "
-            "wait for them to end and run again"
-        )
-    stamped = wire.unstructure(record) | {"time": _now()}
+    deadline = time.monotonic() + PATIENCE_S
+    while not _write_alone(objects, record, write_chunks):
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{path}: another run is writing cell {record.cell} from other granules; "
+                "wait for it to end and run again"
+            )
+        time.sleep(random.uniform(0.0, GIVE_WAY_S))  # noqa: S311 - no secret
+
+
+def _write_alone(objects: ObjectStore, record: Record, write_chunks: Callable[[], None]) -> bool:
+    """Write a cell unless somebody else writes it from other inputs; tell whether it is done."""
+    me, folder = signature(), f"{WRITING}/{record.cell}"
+    inputs = f"{folder}/{_bytes_digest(record)}"
+    mark = f"{inputs}.{me['token']}.json"
     name = f"{DONE}/{record.cell}/{record.digest}.{record.status}.json"
-    objects.put(name, json.dumps(stamped).encode())
-    _remove(objects, writing, f"{FAILED}/{record.cell}.json")
+    objects.put(mark, json.dumps(me).encode())
+    try:
+        others = [other for other in _names(objects, folder) if other != mark]
+        dead = [other for other in others if _is_dead(objects, other)]
+        if any(not other.startswith(inputs) for other in others if other not in dead):
+            return False
+        # The record of a twin stays true, unless granules were skipped, which may be others.
+        records = _names(objects, f"{DONE}/{record.cell}")
+        _remove(objects, *dead, *(old for old in records if old != name or record.skipped))
+        write_chunks()
+        if read_signature(objects, mark) is None:
+            return False  # taken for dead: somebody else may have been at the chunks
+        stamped = wire.unstructure(record) | {"time": _now()}
+        objects.put(name, json.dumps(stamped).encode())
+    finally:
+        # What stopped the writing matters more than a mark that stays.
+        with contextlib.suppress(Exception):
+            _remove(objects, mark)
+    _remove(objects, f"{FAILED}/{record.cell}.json")
+    return True
+
+
+def _bytes_digest(record: Record) -> str:
+    """Return what is equal for two workers only if they write equal bytes."""
+    skipped = sorted(skipped.granule for skipped in record.skipped)
+    return hashlib.sha256(json.dumps([record.digest, skipped]).encode()).hexdigest()[:32]
+
+
+def _is_dead(objects: ObjectStore, mark: str) -> bool:
+    holder = read_signature(objects, mark)
+    return holder is None or is_stale(holder)
 
 
 def write_failure(
     path: str, cell: str, digest: str, type_: str, message: str, region: str | None = None
 ) -> None:
-    """Note why a cell failed; a later success removes it."""
+    """Note why a cell failed, unless a twin succeeded; a later success removes the note."""
     note = {"cell": cell, "digest": digest, "type": type_, "message": message, "time": _now()}
-    open_objects(path, region).put(f"{FAILED}/{cell}.json", json.dumps(note).encode())
+    objects = open_objects(path, region)
+    complete = (f"{DONE}/{cell}/{digest}.{status}.json" for status in ("data", "empty"))
+    if not set(complete) & set(_names(objects, f"{DONE}/{cell}")):
+        objects.put(f"{FAILED}/{cell}.json", json.dumps(note).encode())
 
 
-def _names(objects: ObjectStore, cell: str) -> list[str]:
-    return [meta["path"] for batch in objects.list(prefix=f"{DONE}/{cell}") for meta in batch]
+def _names(objects: ObjectStore, folder: str) -> list[str]:
+    return [meta["path"] for batch in objects.list(prefix=folder) for meta in batch]
 
 
 def _remove(objects: ObjectStore, *names: str) -> None:
@@ -200,13 +241,6 @@ def _remove(objects: ObjectStore, *names: str) -> None:
             objects.delete(name)
         except FileNotFoundError:
             continue
-
-
-def _content(objects: ObjectStore, name: str) -> bytes | None:
-    try:
-        return bytes(objects.get(name).bytes())
-    except FileNotFoundError:
-        return None
 
 
 def _now() -> str:

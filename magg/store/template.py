@@ -148,19 +148,23 @@ def provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
 
 def _is_empty(objects: ObjectStore) -> bool:
     """Tell whether nothing is here but what magg leaves before there is a store."""
-    return all(meta["path"].startswith(records.FOLDER) for meta in next(iter(objects.list()), []))
+    # Zarr leaves such a file where it was killed before it could rename it.
+    keys = [meta["path"] for meta in next(iter(objects.list()), [])]
+    return all(key.startswith(records.FOLDER) or key.endswith(".partial") for key in keys)
 
 
 def _clear(path: str, region: str | None) -> None:
     """Delete a store in an order that leaves, wherever it is cut short, no cell that reads as done.
 
-    Records go first and the mark of the root last; the lock stays.
+    Records go first, then what makes a group a finished one, and the mark of the root last; the
+    lock stays.
     """
 
     def turn(key: str) -> int:
         if key.startswith(records.FOLDER):
             return 0
-        if key.endswith("/zarr.json"):
+        folder, _, name = key.partition("/")
+        if name == "zarr.json" and folder.isdecimal():
             return 1
         return 3 if key == "zarr.json" else 2
 

@@ -34,6 +34,8 @@ class Supervised:
     ----------
     group : int
         The process group of the command and its supervisor.
+    leaves : list of Path
+        The folder and the litter: what is deleted.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class Supervised:
         environment: Mapping[str, str],
         litter: Iterable[str] = (),
     ) -> None:
+        self.leaves = [folder, *map(Path, litter)]
         order = {
             "command": list(command),
             "folder": str(folder),
             "environment": dict(environment),
-            "litter": list(litter),
+            "litter": [str(path) for path in self.leaves[1:]],
         }
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(SUPERVISOR), json.dumps(order)],

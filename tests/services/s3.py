@@ -93,7 +93,7 @@ class S3Server:
         return bucket
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
-        """Return the variables that lead obstore and boto3 here, or to a proxy, and nowhere else."""
+        """Return the variables that lead AWS clients here, or to a proxy, and nowhere else."""
         nowhere = "http://127.0.0.1:1"
         return {
             "AWS_ENDPOINT_URL": endpoint or self.endpoint,
@@ -122,7 +122,10 @@ class S3Server:
         self.stop()
 
     def _wait(self) -> bool:
-        """Wait until an object can be written, which comes later than the port is open."""
+        """Wait until an object can be written, which comes later than the port is open.
+
+        The object is not empty: SeaweedFS takes empty ones before it has room for any other.
+        """
         deadline = time.monotonic() + START_SECONDS
         while self.process.running and time.monotonic() < deadline:
             try:
@@ -149,6 +152,8 @@ class S3Server:
             "ip.bind": "127.0.0.1",
             "master.port": master,
             "master.port.grpc": master_grpc,
+            # Leads at once; else the volume server may meet it undecided, and waits five seconds.
+            "master.peers": "none",
             "master.telemetry": "false",  # on by default
             "master.volumePreallocate": "false",
             "master.volumeSizeLimitMB": 64,
