@@ -143,6 +143,6 @@ def _fit_report(found: dict[str, float]) -> str:
     return (
         f"over {found['cells']:,} child cells, {found['relief_m']:.0f} m from lowest to highest, "
         f"h_mean is {found['bias_m'] * 100:+.2f} cm off on average and "
-        f"{found['rms_m'] * 100:.2f} cm RMS; {found['within_3_sigma']:.1%} lie within three standard errors (median h_sigma "
-        f"{found['median_sigma_m'] * 100:.2f} cm)"
+        f"{found['rms_m'] * 100:.2f} cm RMS; {found['within_3_sigma']:.1%} lie within three "
+        f"standard errors (median h_sigma {found['median_sigma_m'] * 100:.2f} cm)"
     )

@@ -145,10 +145,15 @@ def _translated(url: str) -> Iterator[None]:
         ) from None
     except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
         raise GranuleError(
-            f"{url}: access denied; check the credentials ({error})", granule=url
+            f"{url}: access denied; check the credentials ({_reason(error)})", granule=url
         ) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
-        raise GranuleError(f"{url}: cannot be read ({error})", granule=url) from error
+        raise GranuleError(f"{url}: cannot be read ({_reason(error)})", granule=url) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error of obstore says, without the dump that follows it."""
+    return str(error).partition("\n\nDebug source")[0]
 
 
 def forget_sources() -> None:

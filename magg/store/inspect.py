@@ -12,7 +12,7 @@ import numpy as np
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import to_decimal
 from magg.store import records, schema
-from magg.store.open import DEFAULT_REGION, normalise, open_objects, open_store, told_of
+from magg.store.open import DEFAULT_REGION, local_path, normalise, open_objects, open_store, told_of
 from magg.store.template import parent_cells, provenances
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def open_group(path: str | Path, region: str | None = DEFAULT_REGION) -> zarr.Gr
         except FileNotFoundError as error:
             if isinstance(error, StoreError):
                 raise
-            if not next(iter(open_objects(place, region).list()), []):
+            # A prefix of a bucket that holds nothing is not there; a folder may be empty.
+            empty = not next(iter(open_objects(place, region).list()), [])
+            if empty and local_path(place) is None:
                 raise StoreNotFoundError(f"there is no store at {place}") from None
             raise StoreError(f"{place} is no Zarr store") from None
     if schema.PROVENANCE not in root.attrs:
