@@ -128,9 +128,9 @@ def _expand(paths: Iterable[str | Path]) -> Iterator[str]:
         if "://" in str(path):
             yield str(path)
         elif Path(path).is_dir():
-            yield from map(str, sorted(Path(path).resolve().rglob("*.h5")))
+            yield from map(str, sorted(Path(path).absolute().rglob("*.h5")))
         else:
-            yield str(Path(path).resolve())
+            yield str(Path(path).absolute())
 
 
 def _gather_attributes(
