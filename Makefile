@@ -4,16 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test quick lint bench clean
+.PHONY: demo test slow lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS)
-
-quick: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+# Hundreds of faults and kills at random moments: minutes, for those who change how cells are kept.
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -223,7 +223,8 @@ def _write_chunks(task: CellTask, values: Mapping[str, NDArray[Any]]) -> None:
 
 def _note_failure(task: CellTask, result: CellResult) -> None:
     """Leave a note in the store; where even that fails, the result still tells."""
-    if result.error is not None:
+    # Threads outlive Ctrl-C until the interpreter ends under them: no fault of the cell.
+    if result.error is not None and "cannot schedule new futures" not in result.error.message:
         with contextlib.suppress(Exception):
             records.write_failure(
                 task.store,

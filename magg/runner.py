@@ -199,7 +199,11 @@ def _farewell(drain: Drain, tally: Tally) -> str:
     done = tally.skipped + sum(result.error is None for result in tally.results)
     running = sum(future.running() for future in drain.running)
     limit = getattr(drain.pool.executor, "longest_call_s", None)
-    bound = f"for at most {limit:.0f} s" if limit else "until their cells are finished"
+    bound = (
+        f"for at most {limit:.0f} s"
+        if limit
+        else "until their cells or this process are at their end"
+    )
     tail = f"{running} calls may still run {bound}" if running else "no call is still running"
     if drain.pool.is_own and getattr(drain.pool.executor, "_processes", None):
         tail = "the worker processes are ended"

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 import storage_seams
-from cell_faults import assert_complete, assert_no_false_done
+from cell_faults import assert_complete, assert_no_false_done, cells_of, reads_as_done
 
 from magg import Catalog
 
@@ -103,8 +103,11 @@ def check_a_kill(forks, small, place, store, name, number, when):
     options, then = begin(place, store, name)
     code, _ = forks.run(store, place / "all.json", number, when, **options)
     assert code in (0, KILLED)
-    if name != "newer granules":
-        assert_no_false_done(store, small.cells)
+    if name == "newer granules":
+        older = Catalog.load(place / "older.json")
+        of_older = cells_of(place / "older.zarr")
+        assert_no_false_done(store, of_older, reads_as_done(small, store, older))
+    assert_no_false_done(store, small.cells, reads_as_done(small, store))
     summary = small.run(store, **then)
     assert summary["cells_error"] == 0
     assert_complete(store, small.cells)
@@ -114,9 +117,9 @@ def check_a_kill(forks, small, place, store, name, number, when):
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_a_kill_at_some_moments_loses_nothing(forks, small, place, tmp_path, name):
     store = tmp_path / "s.zarr"
-    chosen = Random(name).sample(moments(forks, place, store, name), 8)
+    chosen = Random(name).sample(moments(forks, place, store, name), 6)
     kills = [check_a_kill(forks, small, place, store, name, *moment) for moment in chosen]
-    assert sum(kills) >= 6
+    assert sum(kills) >= 5
 
 
 @pytest.mark.slow
@@ -130,12 +133,12 @@ def test_a_kill_at_any_moment_loses_nothing(forks, small, place, tmp_path, name,
     record_property("kills", sum(kills))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(forks, small, place, tmp_path, seed):
     store, rng = tmp_path / "s.zarr", Random(seed)
     code, kills = KILLED, 0
     while code != 0:
-        moment = rng.randint(20, 80), rng.choice(WHEN)
+        moment = rng.randint(40, 150), rng.choice(WHEN)
         code, _ = forks.run(store, place / "all.json", *moment)
         assert_no_false_done(store, small.cells)
         kills += code == KILLED
@@ -148,7 +151,7 @@ def test_an_overwrite_that_was_killed_may_be_followed_by_a_smaller_catalog(
     forks, small, place, tmp_path
 ):
     store, half = tmp_path / "s.zarr", Catalog.load(place / "half.json")
-    for number in range(1, 160, 12):
+    for number in range(1, 160, 20):
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(place / "all.zarr", store)
         forks.run(store, place / "half.json", number, "before", overwrite=True)

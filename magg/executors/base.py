@@ -77,15 +77,30 @@ def _processes(max_workers: int | None = None, **_: Any) -> Executor:
     # Forking a process that has threads (zarr, obstore, a notebook) can deadlock.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(
-        max_workers or os.cpu_count() or 1, mp_context=context, initializer=_ignore_interrupts
+        max_workers or os.cpu_count() or 1, mp_context=context, initializer=begin_worker
     )
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that runs the run."""
+def begin_worker() -> None:
+    """Prepare a worker process: Ctrl-C is left to its parent, and it ends when its parent does.
+
+    A terminal sends Ctrl-C to every process. A pool's workers would wait for work forever if the
+    parent was killed; one that ends half-way through a cell leaves no record of it.
+    """
     import signal
+    import threading
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True, name="magg-parent").start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 BACKENDS: dict[str, MakeExecutor] = {"local": _local, "processes": _processes}

@@ -49,8 +49,8 @@ _PASSING = re.compile(
     r"|connection (was )?(reset|refused|closed|aborted|lost|error)|could not connect|broken pipe"
     r"|name resolution|dns error|unreachable|no route to host|stale file handle"
     # obstore names its setting retry_timeout in every message.
-    r"|timed ?out|(?<!_)timeout|error sending request|error decoding response body"
-    r"|incomplete ?(message|read)|unexpected eof"
+    r"|timed ?out|(?<!_)timeout|error sending request"
+    r"|error decoding response body|response body error|incomplete ?(message|read)|unexpected eof"
 )
 _UNPICKLABLE = re.compile(r"(can't|cannot|could not) (be )?(un)?pickle|un-serialize")
 # Names of files and objects may hold any of these words, or the date of 29 April.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 from magg.errors import GranuleError, GranuleNotFoundError
 from magg.granules.bytesource import ByteSource, Closing, changed, whole
+
+# What a server says at length, and obstore quotes.
+_PAGE = re.compile(r"[:\s]*<(\?xml|error|!doctype|html)\b.*", re.DOTALL | re.IGNORECASE)
 
 
 class ObjectSource(Closing):
@@ -31,7 +35,11 @@ class ObjectSource(Closing):
         self._key = unquote(parts.path).lstrip("/")
         with _translated(url):
             self._store = _object_store(parts.scheme, parts.netloc)
-            meta = obstore.head(self._store, self._key)
+            try:
+                meta = obstore.head(self._store, self._key)
+            except (obstore.exceptions.BaseError, FileNotFoundError):
+                # The answer to a HEAD has no body; that to a GET says what is wrong.
+                meta = obstore.get(self._store, self._key, options={"range": (0, 1)}).meta
         self.size = int(meta["size"])
         self._object_etag = meta.get("e_tag")
         self.etag = self._object_etag or str(meta["last_modified"])
@@ -145,15 +153,17 @@ def _translated(url: str) -> Iterator[None]:
         ) from None
     except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
         raise GranuleError(
-            f"{url}: access denied; check the credentials ({_reason(error)})", granule=url
+            f"{url}: access denied; check the credentials ({reason(error)})", granule=url
         ) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
-        raise GranuleError(f"{url}: cannot be read ({_reason(error)})", granule=url) from error
+        raise GranuleError(f"{url}: cannot be read ({reason(error)})", granule=url) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return what an error of obstore says, without the dump that follows it."""
-    return str(error).partition("\n\nDebug source")[0]
+def reason(error: Exception) -> str:
+    """Return what an error of obstore says, without the server's page and the dump in it."""
+    text = str(error).partition("\n\nDebug source")[0]
+    code = re.search("<Code>(.*?)</Code>", text)
+    return _PAGE.sub("", text) + (f": {code[1]}" if code else "")
 
 
 def forget_sources() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import StoreError
-from magg.store.open import open_store
+from magg.store.open import open_store, told_of
 
 if TYPE_CHECKING:
     import zarr
@@ -52,10 +52,14 @@ def write_chunks(
     arrays = _open_arrays(path, child_order, tuple(sorted(values)), version, region)
     for name, chunk_values in values.items():
         start = chunk * len(chunk_values)
+        failure = f"{path}: variable {name} cannot be written"
         try:
-            arrays[name][start : start + len(chunk_values)] = np.asarray(chunk_values)
+            with told_of(failure):
+                arrays[name][start : start + len(chunk_values)] = np.asarray(chunk_values)
+        except StoreError:
+            raise
         except Exception as error:
-            raise StoreError(f"{path}: variable {name} cannot be written: {error}") from error
+            raise StoreError(f"{failure}: {error}") from error
 
 
 @functools.lru_cache(maxsize=STORES_KEPT_OPEN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from magg.errors import StoreError, StoreNotFoundError
+from magg.granules.remote import reason
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Store
@@ -88,11 +88,9 @@ def told_of(path: str | Path) -> Iterator[None]:
     try:
         yield
     except exceptions.BaseError as error:
-        reason = str(error).partition("\n\nDebug source")[0].partition("<?xml")
-        code = re.search("<Code>(.*?)</Code>", reason[2])
-        text = reason[0].rstrip(": ") + (f": {code[1]}" if code else "")
+        text = reason(error)
         denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
-        expired = code is not None and code[1] == "ExpiredToken"  # which S3 answers with 400
+        expired = text.endswith("ExpiredToken")  # which S3 answers with 400
         what = "access denied; check the credentials"
         if not isinstance(error, denied) and not expired:
             what = "the bucket cannot be used; check its name and the network"

@@ -34,10 +34,11 @@ from magg.errors import StoreError
 from magg.granules import GranuleRead
 from magg.grid import Grid
 from magg.store.lock import STALE_AFTER_S, is_stale, read_signature, signature
-from magg.store.open import local_path, open_objects
+from magg.store.open import local_path, open_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 FOLDER = ".magg"
@@ -126,27 +127,29 @@ def list_marks(path: str, region: str | None = None) -> Marks:
     local = local_path(path)
     if local is not None and not local.exists():
         return marks
-    for batch in open_objects(path, region).list(prefix=FOLDER):
-        for meta in batch:
-            kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
-            if kind == "cells":
-                cell, digest, status = name.removesuffix(".json").replace(".", "/").split("/")
-                mark = Mark(digest, status, meta["last_modified"])
-                marks.done[cell] = (*marks.done.get(cell, ()), mark)
-            elif kind == "writing":
-                marks.writing[name.partition("/")[0]] = meta["last_modified"]
-            elif kind == "failed":
-                marks.failed[name.removesuffix(".json")] = meta["last_modified"]
+    with told_of(path):
+        found = _entries(open_objects(path, region), FOLDER)
+    for meta in found:
+        kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
+        if kind == "cells":
+            cell, digest, status = name.removesuffix(".json").replace(".", "/").split("/")
+            mark = Mark(digest, status, meta["last_modified"])
+            marks.done[cell] = (*marks.done.get(cell, ()), mark)
+        elif kind == "writing":
+            marks.writing[name.partition("/")[0]] = meta["last_modified"]
+        elif kind == "failed":
+            marks.failed[name.removesuffix(".json")] = meta["last_modified"]
     return marks
 
 
 def read_record(path: str, cell: str, region: str | None = None) -> Record | None:
     """Return the record of a cell, or None where it is not done."""
-    objects = open_objects(path, region)
-    names = _names(objects, f"{DONE}/{cell}")
-    if len(names) != 1:
-        return None
-    return wire.structure(json.loads(bytes(objects.get(names[0]).bytes())), Record)
+    with told_of(path):
+        objects = open_objects(path, region)
+        names = _names(objects, f"{DONE}/{cell}")
+        if len(names) != 1:
+            return None
+        return wire.structure(json.loads(bytes(objects.get(names[0]).bytes())), Record)
 
 
 def write_cell(
@@ -168,11 +171,15 @@ def write_cell(
     Raises
     ------
     StoreError
-        If another run is writing the same cell from other inputs, and does not end.
+        If another run is writing the same cell from other inputs, and does not end, or the store
+        cannot be written to.
     """
     objects = open_objects(path, region)
     deadline = time.monotonic() + PATIENCE_S
-    while not _write_alone(objects, record, write_chunks):
+    while True:
+        with told_of(path):
+            if _write_alone(objects, record, write_chunks):
+                return
         if time.monotonic() > deadline:
             raise StoreError(
                 f"{path}: another run is writing cell {record.cell} from other granules; "
@@ -232,7 +239,11 @@ def write_failure(
 
 
 def _names(objects: ObjectStore, folder: str) -> list[str]:
-    return [meta["path"] for batch in objects.list(prefix=folder) for meta in batch]
+    return [meta["path"] for meta in _entries(objects, folder)]
+
+
+def _entries(objects: ObjectStore, folder: str) -> list[ObjectMeta]:
+    return [meta for batch in objects.list(prefix=folder) for meta in batch]
 
 
 def _remove(objects: ObjectStore, *names: str) -> None:

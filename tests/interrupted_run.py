@@ -1,0 +1,80 @@
+"""A program whose run is slow after some quick cells, and that tells on stdout what happens."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import threading
+import time
+
+import magg.cell
+from magg import Catalog, load_config, run
+from magg.events import CellFinished, Notice, RunFinished, RunStarted
+from magg.executors import base
+
+
+def tell(kind, **about):
+    sys.stdout.write(json.dumps({"kind": kind, "at": time.time()} | about) + "\n")
+    sys.stdout.flush()
+
+
+def listen(event):
+    if isinstance(event, RunStarted):
+        tell("started", cells=event.cells)
+    elif isinstance(event, CellFinished):
+        tell("cell", cell=event.cell, status=event.status)
+    elif isinstance(event, Notice):
+        tell("notice", message=event.message)
+    elif isinstance(event, RunFinished):
+        tell("finished", done=event.summary["cells_with_data"])
+
+
+def slow_threads(quick, seconds, patch=setattr):
+    read_rows, left, lock = magg.cell.read_rows, [quick], threading.Lock()
+
+    def slow(*arguments):
+        with lock:
+            left[0] -= 1
+            is_slow = left[0] < 0
+        if is_slow:
+            time.sleep(seconds)
+        return read_rows(*arguments)
+
+    patch(magg.cell, "read_rows", slow)
+
+
+def slow_processes(cells, seconds, folder):
+    from cell_faults import FaultyPool, Script
+
+    script = Script(folder, dict.fromkeys(cells, (f"sleep:{seconds}",) * 9))
+
+    def make(max_workers=None, **_):
+        return FaultyPool(script, max_workers or 2)
+
+    base.BACKENDS["processes"] = make
+
+
+def main():
+    from cell_faults import small_orders
+
+    store, path, backend, seconds, folder, is_bar = sys.argv[1:]
+    catalog = Catalog.load(path)
+    in_order = sorted(catalog.cells, key=lambda cell: -len(catalog.cells[cell]))
+    if backend == "local":
+        slow_threads(3, float(seconds))
+    else:
+        slow_processes(in_order[3:], float(seconds), folder)
+    start = functools.partial(run, small_orders(load_config("atl06")), catalog=catalog)
+    tell("ready", pid=os.getpid())
+    try:
+        start(store=store, backend=backend, max_workers=2, progress=is_bar == "bar" or listen)
+    except KeyboardInterrupt:
+        tell("control")
+        raise SystemExit(130) from None
+    tell("end")
+
+
+if __name__ == "__main__":
+    main()
