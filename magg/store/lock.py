@@ -37,31 +37,46 @@ def exclusive(path: str, region: str | None = None) -> Iterator[None]:
         If the lock cannot be had within five minutes.
     """
     objects = open_objects(path, region)
-    me = signature()
     deadline = time.monotonic() + STALE_AFTER_S
-    while not _create(objects, NAME, me):
-        holder = read_signature(objects, NAME)
-        if holder is not None and is_stale(holder):
-            _take_away(objects, holder, me)
-        elif time.monotonic() > deadline:
-            raise StoreError(f"{path}: another run has been preparing this store for too long")
-        else:
-            time.sleep(POLL_S)
-    try:
-        yield
-    finally:
-        _delete_if_of(objects, me)
+    with signed() as me:
+        try:
+            while not _create(objects, NAME, me):
+                holder = read_signature(objects, NAME)
+                if holder is not None and is_stale(holder):
+                    _take_away(objects, holder, me)
+                elif time.monotonic() > deadline:
+                    raise StoreError(
+                        f"{path}: another run has been preparing this store for too long"
+                    )
+                else:
+                    time.sleep(POLL_S)
+            yield
+        finally:
+            # Also where making it failed, for only the answer may have been lost. What goes wrong
+            # here matters less than what was done, and leaves a lock that is stale.
+            with contextlib.suppress(Exception):
+                _delete_if_of(objects, me)
 
 
-def signature() -> dict[str, Any]:
-    """Return who this is: plain data that `is_stale` can judge later."""
-    return {
+# Tokens of those in this process who are at work; whatever else it signed was left behind.
+_at_work: set[str] = set()
+
+
+@contextlib.contextmanager
+def signed() -> Iterator[dict[str, Any]]:
+    """Yield a signature, plain data that `is_stale` can judge; it is stale afterwards."""
+    me: dict[str, Any] = {
         "token": uuid.uuid4().hex,
         "host": socket.gethostname(),
         "pids": _pid_namespace(),
         "pid": os.getpid(),
         "time": time.time(),
     }
+    _at_work.add(me["token"])
+    try:
+        yield me
+    finally:
+        _at_work.discard(me["token"])
 
 
 def read_signature(objects: ObjectStore, name: str) -> dict[str, Any] | None:
@@ -73,10 +88,12 @@ def read_signature(objects: ObjectStore, name: str) -> dict[str, Any] | None:
 
 
 def is_stale(holder: dict[str, Any]) -> bool:
-    """Tell whether who signed has died on this machine, or signed more than five minutes ago."""
-    here = (holder["host"], holder["pids"]) == (socket.gethostname(), _pid_namespace())
-    if here and not _is_alive(int(holder["pid"])):
-        return True
+    """Tell whether who signed is at an end on this machine, or signed five minutes ago."""
+    if (holder["host"], holder["pids"]) == (socket.gethostname(), _pid_namespace()):
+        if holder["pid"] == os.getpid():
+            return holder["token"] not in _at_work
+        if not _is_alive(int(holder["pid"])):
+            return True
     return time.time() - float(holder["time"]) > STALE_AFTER_S
 
 

@@ -26,14 +26,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from magg import __version__, wire
 from magg.config import PipelineConfig
 from magg.errors import StoreError
 from magg.granules import GranuleRead
 from magg.grid import Grid
-from magg.store.lock import STALE_AFTER_S, is_stale, read_signature, signature
+from magg.store.lock import STALE_AFTER_S, is_stale, read_signature, signed
 from magg.store.open import local_path, open_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
@@ -177,8 +177,8 @@ def write_cell(
     objects = open_objects(path, region)
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        with told_of(path):
-            if _write_alone(objects, record, write_chunks):
+        with told_of(path), signed() as me:
+            if _write_alone(objects, record, write_chunks, me):
                 return
         if time.monotonic() > deadline:
             raise StoreError(
@@ -188,14 +188,16 @@ def write_cell(
         time.sleep(random.uniform(0.0, GIVE_WAY_S))  # noqa: S311 - no secret
 
 
-def _write_alone(objects: ObjectStore, record: Record, write_chunks: Callable[[], None]) -> bool:
+def _write_alone(
+    objects: ObjectStore, record: Record, write_chunks: Callable[[], None], me: dict[str, Any]
+) -> bool:
     """Write a cell unless somebody else writes it from other inputs; tell whether it is done."""
-    me, folder = signature(), f"{WRITING}/{record.cell}"
+    folder = f"{WRITING}/{record.cell}"
     inputs = f"{folder}/{_bytes_digest(record)}"
     mark = f"{inputs}.{me['token']}.json"
     name = f"{DONE}/{record.cell}/{record.digest}.{record.status}.json"
-    objects.put(mark, json.dumps(me).encode())
     try:
+        objects.put(mark, json.dumps(me).encode())
         others = [other for other in _names(objects, folder) if other != mark]
         dead = [other for other in others if _is_dead(objects, other)]
         if any(not other.startswith(inputs) for other in others if other not in dead):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ from dataclasses import replace
 
 import pytest
 from cell_faults import assert_complete, cells_of, reads_as_done
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore as ObstoreLocal
 
 from magg import Catalog, run
 from magg.errors import StoreError, StoreMismatchError
@@ -30,10 +33,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(lock, "POLL_S", 0.005)
 
 
+def signature(**changed):
+    """Return what somebody signed who is alive, the parent of this process, or who is not."""
+    with lock.signed() as signature:
+        return signature | {"pid": os.getppid()} | changed
+
+
 def left_behind(path, **changed):
-    signature = lock.signature() | changed
-    open_objects(path).put(lock.NAME, json.dumps(signature).encode())
-    return signature
+    signature_ = signature(**changed)
+    open_objects(path).put(lock.NAME, json.dumps(signature_).encode())
+    return signature_
 
 
 def holders_at_once(path, threads, rounds):
@@ -111,14 +120,51 @@ def test_only_one_of_many_takes_over_a_dead_one(path, attempt):
 def test_who_saw_a_dead_lock_does_not_take_away_the_one_that_came_after_it(path):
     dead = left_behind(path, pid=NOBODY)
     with lock.exclusive(path):
-        lock._take_away(open_objects(path), dead, lock.signature())
+        lock._take_away(open_objects(path), dead, signature())
         assert lock.read_signature(open_objects(path), lock.NAME) is not None
 
 
 def test_a_take_over_that_was_killed_half_way_is_finished_by_the_next(path):
     dead = left_behind(path, pid=NOBODY)
-    claim = lock.signature() | {"pid": NOBODY}
+    claim = signature(pid=NOBODY)
     open_objects(path).put(f"{lock.NAME}-{dead['token']}", json.dumps(claim).encode())
+    with lock.exclusive(path):
+        pass
+
+
+def test_a_lock_that_this_process_left_behind_is_taken_over(path):
+    left_behind(path, pid=os.getpid())
+    began = time.monotonic()
+    with lock.exclusive(path):
+        assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("answer", [ConnectionError, AlreadyExistsError])
+def test_a_lock_is_ones_own_also_where_the_answer_was_lost(path, monkeypatch, answer):
+    put = ObstoreLocal.put
+
+    def lost(self, name, *args, **kwargs):
+        put(self, name, *args, **kwargs)
+        monkeypatch.setattr(ObstoreLocal, "put", put)
+        raise answer("the answer was lost, or the request was sent twice")
+
+    monkeypatch.setattr(ObstoreLocal, "put", lost, raising=False)
+    try:
+        with lock.exclusive(path):
+            pass
+    except ConnectionError:
+        assert answer is ConnectionError
+    assert not open_objects(path).list(prefix=".magg").collect()
+
+
+def test_a_lock_that_cannot_be_given_back_hurts_nobody_here(path, monkeypatch):
+    def broken(*_):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObstoreLocal, "delete", broken, raising=False)
+        with lock.exclusive(path):
+            pass
     with lock.exclusive(path):
         pass
 

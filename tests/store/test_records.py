@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,12 @@ def names(path, folder=records.FOLDER):
 
 def put(path, name, content):
     open_objects(path).put(name, json.dumps(content).encode())
+
+
+def signature():
+    """Return what somebody signed who is alive: the parent of this process."""
+    with lock.signed() as signature:
+        return signature | {"pid": os.getppid()}
 
 
 def test_a_record_appears_only_after_all_chunks(path):
@@ -232,7 +239,7 @@ def test_writers_of_equal_bytes_do_not_wait_for_each_other(path):
 
 @pytest.mark.parametrize("how", ["dead", "old"])
 def test_the_mark_of_a_dead_writer_is_taken_away(path, how):
-    mark = lock.signature() | ({"pid": 2**22 + 1} if how == "dead" else {"time": 0.0})
+    mark = signature() | ({"pid": 2**22 + 1} if how == "dead" else {"time": 0.0})
     put(path, f".magg/writing/{CELL}/other.token.json", mark)
     assert cell_states(path, [CELL])["interrupted"] == 1
     records.write_cell(path, record(), lambda: None)
@@ -242,7 +249,7 @@ def test_the_mark_of_a_dead_writer_is_taken_away(path, how):
 def test_a_writer_that_does_not_end_is_an_error_and_no_mixture(path, monkeypatch):
     monkeypatch.setattr(records, "PATIENCE_S", 0.05)
     monkeypatch.setattr(records, "GIVE_WAY_S", 0.02)
-    put(path, f".magg/writing/{CELL}/other.token.json", lock.signature())
+    put(path, f".magg/writing/{CELL}/other.token.json", signature())
     wrote = []
     with pytest.raises(StoreError, match=f"another run is writing cell {CELL}"):
         records.write_cell(path, record(), lambda: wrote.append(1))
