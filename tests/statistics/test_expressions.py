@@ -211,7 +211,7 @@ def test_anything_else_is_refused_when_compiled(text):
     start = time.perf_counter()
     with pytest.raises(StatisticError):
         compile_expression(text, COLUMNS)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 10
 
 
 def test_the_largest_expressions_allowed_compile_quickly():
@@ -224,7 +224,7 @@ def test_the_largest_expressions_allowed_compile_quickly():
         except StatisticError as error:
             assert "parts" in str(error)  # noqa: PT017
             break
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30
 
 
 @pytest.mark.parametrize(

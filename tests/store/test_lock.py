@@ -97,7 +97,7 @@ def test_that_of_a_dead_process_is_taken_over(path, left):
     left_behind(path, **left)
     began = time.monotonic()
     with lock.exclusive(path):
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0
     assert not open_objects(path).list(prefix=".magg").collect()
 
 
@@ -136,7 +136,7 @@ def test_a_lock_that_this_process_left_behind_is_taken_over(path):
     left_behind(path, pid=os.getpid())
     began = time.monotonic()
     with lock.exclusive(path):
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("answer", [ConnectionError, AlreadyExistsError])
