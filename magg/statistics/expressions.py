@@ -11,6 +11,7 @@ the child cell stands for each of its observations, as in ``np.max(np.abs(h - np
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from math import isfinite
@@ -60,7 +61,7 @@ def compile_expression(text: str, columns: Collection[str]) -> Node:
     if len(text) > LONGEST_TEXT:
         raise StatisticError(f"{len(text)} characters; an expression may have {LONGEST_TEXT}")
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = _parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = getattr(error, "msg", error)
         raise StatisticError(f"{_short(text)} cannot be parsed: {reason}") from None
@@ -105,7 +106,17 @@ def reduce_rows(name: str, rows: Node, params: Mapping[str, Node]) -> Node:
             given[key] = constant(parameter.default)
     if callable(reduction.definition):
         return reduction.definition(rows, **given)
-    return _Compiler({"x": rows, **given}).node(ast.parse(reduction.definition, mode="eval").body)
+    return _Compiler({"x": rows, **given}).node(_parsed(reduction.definition))
+
+
+# Python up to 3.12 keeps how deep the tree is for all threads together, so that two that parse at
+# once fail with "AST constructor recursion depth mismatch" (python/cpython#106905).
+_parsing = threading.Lock()
+
+
+def _parsed(text: str) -> ast.expr:
+    with _parsing:
+        return ast.parse(text, mode="eval").body
 
 
 def unknown(what: str, name: str, options: Iterable[str], otherwise: str = "") -> str:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -267,3 +268,12 @@ def test_messages_say_what_is_wrong_and_what_would_be_right(text, message):
     with pytest.raises(StatisticError) as caught:
         compile_expression(text, COLUMNS)
     assert message in str(caught.value)
+
+
+def test_threads_may_compile_together():
+    text = "+".join(["np.sum((h_li - np.mean(h_li))**2 * np.sqrt(np.abs(h_li)))"] * 10)
+    with ThreadPoolExecutor(8) as pool:
+        keys = {
+            node.key for node in pool.map(lambda _: compile_expression(text, ["h_li"]), range(400))
+        }
+    assert len(keys) == 1
