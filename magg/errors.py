@@ -95,6 +95,45 @@ class BackendError(MaggError, ValueError):
     """A backend is unknown or cannot serve this run."""
 
 
+class FunctionNotFoundError(BackendError, LookupError):
+    """A deployed function is not there under its name, in that region and account."""
+
+
+class AccessDeniedError(BackendError, PermissionError):
+    """The credentials in use do not allow what a backend has to do."""
+
+
+class PayloadError(BackendError):
+    """A call is malformed, or too large to be sent."""
+
+
+class VersionMismatchError(BackendError):
+    """The other side runs a version of magg that does not understand this one."""
+
+
+class RemoteError(MaggError, RuntimeError):
+    """A function raised where it ran.
+
+    Parameters
+    ----------
+    message : str
+        Type and message of what it raised.
+    type, traceback : str, optional
+        The type alone, and the stack of the worker as text.
+    """
+
+    def __init__(self, message: str, *, type: str = "", traceback: str = "") -> None:  # noqa: A002
+        super().__init__(message)
+        self.type = type
+        self.traceback = traceback
+        if traceback:
+            self.add_note(f"In the worker:\n{traceback}")
+
+
+class ThrottledError(MaggError, ConnectionError):
+    """A service refused calls for so long that waiting any longer makes no sense."""
+
+
 class WorkerLostError(MaggError, ConnectionError):
     """A worker died, or the connection to it was lost; another attempt may succeed."""
 

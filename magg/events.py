@@ -39,12 +39,15 @@ class CellFinished:
     observations : int
     error : str, optional
         What went wrong, in one line.
+    cost_usd : float, optional
+        What the run has cost so far, estimated; None where it costs nothing that magg knows of.
     """
 
     cell: str
     status: str
     observations: int
     error: str | None = None
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True)

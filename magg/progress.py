@@ -82,6 +82,8 @@ class LogLines:
                 self._errors,
                 self._done / max(elapsed, 1e-9),
             )
+            if event.cost_usd is not None:
+                logger.info("estimated cost so far: $%.2f", event.cost_usd)
 
 
 class Bar:
@@ -124,6 +126,7 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[observations]:,} obs"),
             TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[cost]}"),
             TextColumn("{task.fields[errors]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -132,7 +135,12 @@ class Bar:
             expand=True,
         )
         self._task = self._progress.add_task(
-            f"cells ({event.backend})", total=event.cells, observations=0, errors="", rate=""
+            f"cells ({event.backend})",
+            total=event.cells,
+            observations=0,
+            errors="",
+            rate="",
+            cost="",
         )
         self._progress.start()
 
@@ -154,4 +162,5 @@ class Bar:
             observations=self._observations,
             errors=f"[red]{self._errors} errors" if self._errors else "",
             rate=f"{done / elapsed:.1f} cells/s" if elapsed > 0 else "",
+            cost="" if event.cost_usd is None else f"[green]${event.cost_usd:.2f}",
         )

@@ -28,6 +28,7 @@ def of_summary(summary: Mapping[str, Any]) -> RenderableType:
         ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
         ("observations", f"{summary['total_obs']:,}"),
         ("time", f"{summary['wall_time_s']:.1f} s on {summary['backend']}"),
+        ("cost", _cost(summary)),
         ("store", summary["store_path"]),
     ]
     failures = [
@@ -62,8 +63,27 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
             ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
             ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
             ("would run on", f"{summary['backend']}" + (f", {workers} at once" if workers else "")),
+            ("cost", _most(summary)),
             ("store", summary["store_path"]),
         ]
+    )
+
+
+def _cost(summary: Mapping[str, Any]) -> str:
+    if "estimated_cost_usd" not in summary:
+        return ""
+    return (
+        f"about ${summary['estimated_cost_usd']:.2f} for {summary['lambda_calls']:,} calls, "
+        f"{summary['gb_seconds']:,.0f} GB-s, at most {summary['peak_memory_mb']:,} MB each"
+    )
+
+
+def _most(summary: Mapping[str, Any]) -> str:
+    if "cost_usd_ceiling" not in summary:
+        return ""
+    return (
+        f"at most ${summary['cost_usd_ceiling']:.2f}, if every call ran into its time limit "
+        "and none was repeated"
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import multiprocessing
 import time
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from magg.drain import Drain, Pool
 from magg.errors import BackendError
 from magg.events import CellFinished, Listener, Notice, RunFinished, RunStarted
 from magg.executors.base import check_workers, make_executor, stop_workers
+from magg.executors.cloud import CloudExecutor
 from magg.executors.retry import Policy
-from magg.plan import OnGranuleError, make_plan
+from magg.plan import OnGranuleError, Plan, make_plan
+from magg.preflight import preflight
 from magg.progress import make_listener
 from magg.store.open import DEFAULT_REGION
 from magg.summary import Tally
+from magg.worker import FUNCTIONS
 
 # Submissions waiting beside those that run: enough to keep every worker busy, few enough that
 # tasks are made late.
@@ -61,7 +65,8 @@ def run(
     store : str or Path, optional
         A local path or ``s3://bucket/prefix``; overrides ``config.output.store``.
     backend : str, default "local"
-        ``"local"`` (threads), ``"processes"``, or an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function), or
+        an installed backend.
     executor : concurrent.futures.Executor, optional
         Used instead of a backend, through ``submit`` alone; never shut down here.
     max_cells : int, optional
@@ -69,7 +74,8 @@ def run(
     morton_cell : str, optional
         Work on this cell only: a decimal Morton id of the catalog.
     max_workers : int, optional
-        Cells at once; 4 threads, or a process per core, where left out.
+        Cells at once; 4 threads, a process per core, or 1,700 calls of AWS Lambda where left
+        out.
     overwrite : bool, default False
         Start an existing store again; what it held is lost.
     dry_run : bool, default False
@@ -81,7 +87,8 @@ def run(
     backups : bool, default False
         Submit a cell that runs far longer than the others a second time; the first result wins.
     function_name : str, optional
-        For backends that call a deployed function.
+        The deployed function of ``backend="lambda"``; ``MAGG_LAMBDA_FUNCTION_NAME``, or else
+        ``"process-morton-cell"``, where left out.
     region : str, default "us-west-2"
         AWS region of the store's bucket and of such a function.
     progress : bool or callable, optional
@@ -96,7 +103,8 @@ def run(
         ``rows_read``, ``rows_dropped`` (by reason), ``rows_unlocated``, ``granules_skipped``,
         ``retries``, ``wall_time_s``, ``store_path``, ``backend``, ``dry_run``, ``errors`` (one
         entry per failed cell: cell, type, message) and ``results`` (one entry per cell).
-        Returned also when cells failed.
+        ``backend="lambda"`` adds ``lambda_time_s``, ``gb_seconds``, ``estimated_cost_usd``,
+        ``peak_memory_mb``, ``cold_starts`` and more. Returned also when cells failed.
 
     Raises
     ------
@@ -130,14 +138,20 @@ def run(
     )
     name = type(executor).__name__ if executor is not None else backend
     make = functools.partial(
-        make_executor, backend, max_workers, function_name=function_name, region=region
+        make_executor,
+        backend,
+        max_workers,
+        function_name=function_name,
+        region=region,
+        functions=FUNCTIONS,
+        store=plan.store,
     )
     pool = Pool(executor) if executor is not None else Pool(make(), make)
     try:
         workers = _workers(pool.executor, max_workers)
+        notices = preflight(pool.executor, plan, ask_worker=not dry_run)
         if dry_run:
-            skipped = len(plan.cells) - len(plan.unfinished())
-            return Tally(plan, name, skipped).dry_summary(workers)
+            return _dry_summary(pool.executor, plan, name, workers)
         chunks = plan.prepare_store()
         todo = plan.unfinished()
         drain = Drain(
@@ -148,8 +162,9 @@ def run(
             POLICY,
             backups,
         )
-        tally = Tally(plan, name, skipped=len(plan.cells) - len(todo))
-        _run_cells(drain, tally, make_listener(progress), began)
+        used = getattr(pool.executor, "used", dict)
+        tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
+        _run_cells(drain, tally, make_listener(progress), began, notices)
         if drain.running and pool.is_own:
             stop_workers(pool.executor)  # stragglers that a second submission outran
         return tally.summary(time.perf_counter() - began, drain.retries)
@@ -175,18 +190,31 @@ def _check_main_module() -> None:
         )
 
 
-def _run_cells(drain: Drain, tally: Tally, listen: Listener, began: float) -> None:
+def _dry_summary(
+    executor: Executor, plan: Plan, backend: str, workers: int | None
+) -> dict[str, Any]:
+    todo = len(plan.unfinished())
+    most = executor.ceiling(todo) if isinstance(executor, CloudExecutor) else {}
+    return Tally(plan, backend, len(plan.cells) - todo).dry_summary(workers) | most
+
+
+def _run_cells(
+    drain: Drain, tally: Tally, listen: Listener, began: float, notices: Iterable[str]
+) -> None:
     """Run all cells and tell the listener, which hears the end whatever happens."""
     cells = len(tally.plan.cells) - tally.skipped
     drain.notify = lambda message: listen(Notice(message))
     try:
         listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
+        for notice in notices:
+            listen(Notice(notice))
         # Closed here, lest a listener's error leave submissions waiting in the caller's executor.
         with contextlib.closing(drain.results()) as results:
             for result in results:
                 tally.results.append(result)
                 error = f"{result.error.type}: {result.error.message}" if result.error else None
-                listen(CellFinished(result.cell, result.status, result.observations, error))
+                cost = tally.used().get("estimated_cost_usd")
+                listen(CellFinished(result.cell, result.status, result.observations, error, cost))
     except KeyboardInterrupt:
         listen(Notice(_farewell(drain, tally)))
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,15 @@ class Tally:
     skipped : int
         Cells that were done before.
     results : list of CellResult
+    used : callable
+        Returns what the executor's calls have used and cost so far.
     """
 
     plan: Plan
     backend: str
     skipped: int = 0
     results: list[CellResult] = field(default_factory=list)
+    used: Callable[[], dict[str, Any]] = dict
 
     def summary(self, wall_time_s: float, retries: int = 0) -> dict[str, Any]:
         """Return the summary of a run."""
@@ -57,6 +60,7 @@ class Tally:
                 if result.error
             ],
             "results": [_entry(result) for result in self.results],
+            **self.used(),
         }
 
     def dry_summary(self, workers: int | None) -> dict[str, Any]:

@@ -1,5 +1,21 @@
 """Executors: where cells run."""
 
-from magg.executors.base import make_executor
+from __future__ import annotations
 
-__all__ = ["make_executor"]
+from typing import TYPE_CHECKING, Any
+
+from magg.executors.base import make_executor
+from magg.executors.cloud import CloudExecutor
+
+if TYPE_CHECKING:
+    from magg.executors.aws_lambda import LambdaExecutor
+
+__all__ = ["CloudExecutor", "LambdaExecutor", "make_executor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LambdaExecutor":
+        from magg.executors.aws_lambda import LambdaExecutor
+
+        return LambdaExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,11 +27,12 @@ def make_executor(backend: str, max_workers: int | None = None, **options: Any) 
     Parameters
     ----------
     backend : str
-        ``"local"`` (threads), ``"processes"``, or the name of an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"``, or the name of an installed backend.
     max_workers : int, optional
         Cells at once; the backend's own default where left out.
     **options
-        Passed to the backend.
+        Passed to the backend: ``function_name`` and ``region`` of a deployed function, the
+        ``functions`` that workers will be asked to run, by name, and the URL of the ``store``.
 
     Raises
     ------
@@ -103,4 +104,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-BACKENDS: dict[str, MakeExecutor] = {"local": _local, "processes": _processes}
+def _lambda(max_workers: int | None = None, **options: Any) -> Executor:
+    from magg.executors.aws_lambda import make
+
+    return make(max_workers, **options)
+
+
+BACKENDS: dict[str, MakeExecutor] = {"local": _local, "processes": _processes, "lambda": _lambda}

@@ -1,0 +1,48 @@
+"""What the runner asks of executors whose workers are elsewhere."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import Any
+
+
+class CloudExecutor(Executor):
+    """An executor whose workers are elsewhere, and what the runner asks of one beside `submit`.
+
+    Its workers see no local file, so stores and granules must have URLs.
+
+    Attributes
+    ----------
+    longest_call_s : float or None
+        How long a call may still run after nobody waits for it any more; None if unknown.
+    """
+
+    longest_call_s: float | None = None
+
+    def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
+        """Find out whether calls can be served, before the first of them.
+
+        Parameters
+        ----------
+        store : str, optional
+            URL of the store that workers will write to.
+
+        Returns
+        -------
+        list of str
+            What the user should know though it hinders nothing, each with its remedy.
+
+        Raises
+        ------
+        BackendError
+            If calls cannot be served; says what to do.
+        """
+        return []
+
+    def ceiling(self, calls: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return what so many calls cost at most, as plain data; empty if unknown."""
+        return {}
+
+    def used(self) -> dict[str, Any]:
+        """Return what calls have used and cost so far, as plain data; empty if unknown."""
+        return {}

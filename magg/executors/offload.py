@@ -1,0 +1,84 @@
+"""Calls and answers that are too large to be sent: put into a bucket, and named instead.
+
+Only objects that this module named are ever read, whatever a call says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from magg.errors import PayloadError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+FOLDER = ".magg/payloads"
+REFERENCE = "reference"
+_NAMED_HERE = re.compile(r"s3://[^/]+/(.+/)?\.magg/payloads/[0-9a-f]{32}\.json")
+
+
+def put(prefix: str, data: bytes, region: str | None) -> str:
+    """Write JSON below a prefix, and return its URL.
+
+    Parameters
+    ----------
+    prefix : str
+        ``s3://bucket/prefix``, usually that of the store.
+    data : bytes
+    region : str, optional
+        AWS region of the bucket.
+    """
+    import obstore
+
+    url = f"{prefix.rstrip('/')}/{FOLDER}/{uuid.uuid4().hex}.json"
+    bucket, key = _place(url, region)
+    obstore.put(bucket, key, data)
+    return url
+
+
+def fetched(document: Any) -> Any:
+    """Return what a call or answer names, or itself where it names nothing.
+
+    Raises
+    ------
+    PayloadError
+        If what it names is no payload of magg's.
+    """
+    reference = document.get(REFERENCE) if isinstance(document, Mapping) else None
+    if not isinstance(reference, Mapping):
+        return document
+    import obstore
+
+    url, region = str(reference.get("url")), reference.get("region")
+    bucket, key = _place(url, region)
+    whole = json.loads(bytes(obstore.get(bucket, key).bytes()))
+    if reference.get("once"):
+        delete(url, region)
+    return whole
+
+
+def delete(url: str, region: str | None) -> None:
+    """Delete what was put there; it may be gone already."""
+    import obstore
+
+    bucket, key = _place(url, region)
+    # A leftover is small, below the store's own prefix, and goes with the store.
+    with contextlib.suppress(obstore.exceptions.BaseError, FileNotFoundError):
+        obstore.delete(bucket, key)
+
+
+def _place(url: str, region: str | None) -> tuple[S3Store, str]:
+    from obstore.store import S3Store
+
+    if not _NAMED_HERE.fullmatch(url):
+        raise PayloadError(f"{url[:200]} names no payload of magg's")
+    parts = urlsplit(url)
+    # obstore takes no None; without a region the environment decides.
+    bucket = S3Store(parts.netloc, region=region) if region else S3Store(parts.netloc)
+    return bucket, parts.path.lstrip("/")

@@ -1,0 +1,117 @@
+"""What a deployed function runs: it answers calls, however large, and logs what it did."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from magg import __version__
+from magg.errors import PayloadError
+from magg.executors import offload
+from magg.executors.payload import FORMAT, MALFORMED, RAISED, Calls, Codec, Functions, describe
+
+# Somewhat less than the 6 MB that Lambda returns, which counts bytes that the runtime adds.
+ANSWER_BYTES = 5_900_000
+
+Handler = Callable[[Any, Any], dict[str, Any]]
+Facts = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def make_handler(
+    functions: Functions, *, codec: Codec = "json", facts: Facts | None = None
+) -> Handler:
+    """Return a handler for a deployed function.
+
+    Parameters
+    ----------
+    functions : mapping of str to callable
+        What may be called, by the names that travel; nothing else ever is.
+    codec : {"json", "pickle"}
+        With "pickle" whoever may call the deployed function may run any code in it.
+    facts : callable, optional
+        Takes an answer, and returns what the log should say of it.
+
+    Returns
+    -------
+    callable
+        ``handler(event, context) -> dict``, which never raises.
+
+    Examples
+    --------
+    >>> from magg.executors.serve import make_handler
+    >>> handler = make_handler({"double": lambda x: 2 * x})
+    >>> handler({"magg_call": 1, "version": "0.2", "codec": "json",
+    ...          "function": "double", "arguments": [21]}, None)["result"]
+    42
+    """
+    calls = Calls(functions, codec)
+
+    def handler(event: Any, context: Any) -> dict[str, Any]:
+        began = time.perf_counter()
+        answer = _fitting(event, _answer(calls, event))
+        told = dict(facts(answer)) if facts else {}
+        _log(event, context, answer, told | {"seconds": round(time.perf_counter() - began, 3)})
+        return answer
+
+    return handler
+
+
+def _answer(calls: Calls, event: Any) -> dict[str, Any]:
+    try:
+        call = offload.fetched(event)
+    except Exception as error:  # noqa: BLE001 - a payload that is gone is the caller's to know
+        return _failure(MALFORMED, error)
+    return calls.answer(call)
+
+
+def _fitting(event: Any, answer: dict[str, Any]) -> dict[str, Any]:
+    """Put an answer that is too large into the bucket, and name it instead."""
+    size = len(json.dumps(answer, allow_nan=False))
+    if size <= ANSWER_BYTES:
+        return answer
+    place = event.get("offload") if isinstance(event, Mapping) else None
+    try:
+        if not isinstance(place, Mapping):
+            raise PayloadError(
+                f"the answer is {size / 2**20:.1f} MB and Lambda returns 6 MB; give the executor "
+                "offload_to='s3://bucket/prefix'"
+            )
+        data = json.dumps(answer).encode()
+        url = offload.put(str(place.get("prefix")), data, place.get("region"))
+    except Exception as error:  # noqa: BLE001 - the caller is told
+        return _failure(RAISED, error)
+    return {
+        "magg_call": FORMAT,
+        "version": __version__,
+        "status": answer["status"],
+        "reference": {"url": url, "region": place.get("region"), "once": True},
+    }
+
+
+def _failure(status: int, error: Exception) -> dict[str, Any]:
+    return {
+        "magg_call": FORMAT,
+        "version": __version__,
+        "status": status,
+        "error": describe(error),
+    }
+
+
+def _log(event: Any, context: Any, answer: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Write one line of JSON: names and numbers, nothing of what a call holds."""
+    call = event if isinstance(event, Mapping) else {}
+    error = answer.get("error")
+    line = {
+        "message": "call",
+        "function": call.get("function") if isinstance(call.get("function"), str) else None,
+        "status": answer.get("status"),
+        "error": error["type"] if error else None,
+        "magg": __version__,
+        "request_id": getattr(context, "aws_request_id", None),
+        **told,
+    }
+    sys.stdout.write(json.dumps({k: v for k, v in line.items() if v is not None}) + "\n")
+    sys.stdout.flush()
