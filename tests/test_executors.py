@@ -99,5 +99,5 @@ def make_inline(max_workers, **options):
 
 
 def test_an_unknown_backend_names_those_that_are_known():
-    with pytest.raises(BackendError, match="known: local, processes"):
+    with pytest.raises(BackendError, match="known: lambda, local, processes"):
         make_executor("quantum")
