@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 DEFAULT_REGION = "us-west-2"
+# Where obstore looks for credentials when the environment has none: the role of a cloud machine.
+_ASKED_THE_MACHINE = re.compile(r"/latest/(api/token|meta-data)")
 
 
 def open_store(
@@ -94,6 +97,8 @@ def told_of(path: str | Path) -> Iterator[None]:
         what = "access denied; check the credentials"
         if not isinstance(error, denied) and not expired:
             what = "the bucket cannot be used; check its name and the network"
+            if _ASKED_THE_MACHINE.search(text):
+                what = "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise StoreError(f"{path}: {what} ({text})") from error
 
 
