@@ -1,4 +1,4 @@
-"""The whole job on a Lambda function: real runtime clients on loopback, granules and store on S3."""
+"""The whole job on Lambda: real runtime clients on loopback, granules and store on S3."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_run_on_lambda_gives_the_same_store_as_a_local_one(
     # One call asks the worker who it is, the others are cells.
     assert summary["lambda_calls"] == summary["total_cells"] + 1
     assert summary["calls_without_report"] == 0
-    assert 0 < summary["lambda_time_s"]
+    assert summary["lambda_time_s"] > 0
     assert summary["gb_seconds"] == pytest.approx(summary["lambda_time_s"] * 2_000 / 1024)
     assert summary["estimated_cost_usd"] == pytest.approx(
         summary["gb_seconds"] * 0.0000166667 + summary["lambda_calls"] * 2e-7
@@ -208,7 +208,7 @@ def test_an_executor_of_the_callers_own_is_checked_as_well_and_stays_open(
 
 
 def test_a_store_on_this_machine_is_refused(config, remote_catalog, function, tmp_path):
-    with pytest.raises(BackendError, match="is on this machine.*s3://bucket/prefix"):
+    with pytest.raises(BackendError, match=r"is on this machine.*s3://bucket/prefix"):
         run(config, catalog=remote_catalog, store=tmp_path / "s.zarr", backend="lambda")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -240,7 +240,7 @@ def test_missing_credentials_are_refused_with_where_to_put_them(
 ):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(StoreError, match="no AWS credentials.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StoreError, match=r"no AWS credentials.*AWS_ACCESS_KEY_ID"):
         on_lambda(config, remote_catalog, s3_bucket)
 
 
@@ -290,7 +290,7 @@ def test_a_handler_that_is_not_maggs_is_refused(config, remote_catalog, s3_bucke
 
 def test_a_broken_package_is_refused(config, remote_catalog, s3_bucket, deploy):
     deploy("broken", "import no_such_module")
-    with pytest.raises(BackendError, match="package is broken.*no_such_module"):
+    with pytest.raises(BackendError, match=r"package is broken.*no_such_module"):
         on_lambda(config, remote_catalog, s3_bucket, function_name="broken")
 
 
@@ -314,7 +314,7 @@ def test_workers_that_may_not_write_are_refused(config, remote_catalog, s3_bucke
         "from magg.aws.handler import lambda_handler as handler",
         env={"AWS_SECRET_ACCESS_KEY": "wrong"},
     )
-    with pytest.raises(StoreError, match="workers cannot write.*s3:PutObject"):
+    with pytest.raises(StoreError, match=r"workers cannot write.*s3:PutObject"):
         on_lambda(config, remote_catalog, s3_bucket, function_name="readonly")
     assert s3_bucket.keys() == []
 
