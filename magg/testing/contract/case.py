@@ -1,0 +1,119 @@
+"""What all checks share: an executor before, its shutdown after."""
+
+# ruff: noqa: PT009 - authors of backends may have no pytest
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from magg.testing.contract import calls
+from magg.testing.contract.settings import Settings
+
+# Far longer than any executor needs, so that a busy machine fails no check.
+PATIENCE_S = 20.0
+# How long a process may take that starts an executor, uses it and ends.
+EXIT_S = 40.0
+
+
+class ContractCase(unittest.TestCase):
+    """One executor, made by the factory and shut down after each check."""
+
+    settings: Settings
+    executor: Executor
+    workers = 2
+
+    def setUp(self) -> None:
+        """Make the executor."""
+        self.executor = self.executor_type(max_workers=self.workers)
+
+    def tearDown(self) -> None:
+        """Shut the executor down, which must not hang either."""
+        self.executor.shutdown(wait=True)
+        del self.executor
+
+    def executor_type(self, max_workers: int | None = None) -> Executor:
+        """Return another executor; the name is CPython's."""
+        return self.settings.make(max_workers)
+
+    def another(self, max_workers: int | None = 2) -> Executor:
+        """Return another executor, shut down after the check."""
+        executor = self.executor_type(max_workers)
+        self.addCleanup(executor.shutdown, wait=True)
+        return executor
+
+    def warm_up(self) -> None:
+        """Let the first worker start, so that a check may look at the clock."""
+        self.executor.submit(calls.identity, 1).result(PATIENCE_S)
+
+    def needs_shared_files(self) -> None:
+        """Skip the check where workers cannot see the client's files."""
+        if not self.settings.shared_files:
+            self.skipTest("the workers share no files with the client")
+
+    def eventually(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until something holds, or fail with what was expected."""
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            if time.monotonic() > end:
+                self.fail(f"{what}: not so within {PATIENCE_S:g} s")
+            time.sleep(0.02)
+
+    def assert_dies(self, reference: weakref.ref[Any], what: str) -> None:
+        """Wait until nothing holds an object any more."""
+
+        def is_dead() -> bool:
+            gc.collect()
+            return reference() is None
+
+        self.eventually(is_dead, f"{what} is let go")
+
+    def assert_usable(self) -> None:
+        """Check that the executor still runs calls."""
+        self.assertEqual(self.executor.submit(pow, 2, 5).result(PATIENCE_S), 32)
+
+    def assert_ends(self, future: Future[Any]) -> None:
+        """Check that a future ends, in whatever way."""
+        try:
+            future.exception(PATIENCE_S)
+        except TimeoutError:
+            self.fail(f"the future did not end within {PATIENCE_S:g} s: {future}")
+
+    def at_exit(self, scene: str, *args: str) -> tuple[int, str]:
+        """Play a scene of `magg.testing.contract.exits` in a process of its own.
+
+        Returns
+        -------
+        code : int
+            How the process ended.
+        said : str
+            What it printed, errors included.
+        """
+        with contextlib.ExitStack() as stack:
+            # A file: workers that outlive the process would keep a pipe open.
+            output = stack.enter_context(tempfile.NamedTemporaryFile("w+"))
+            command = [sys.executable, "-m", "magg.testing.contract.exits"]
+            process = subprocess.Popen(  # noqa: S603
+                [*command, self.settings.factory, scene, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                code = process.wait(EXIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                said = Path(output.name).read_text()[-2_000:]
+                self.fail(f"the process did not end within {EXIT_S:g} s; it said: {said!r}")
+            return code, Path(output.name).read_text()

@@ -1,0 +1,115 @@
+"""Waiting for futures: `result`, `wait`, `as_completed`, asyncio."""
+
+# ruff: noqa: PT009, PT027 - authors of backends may have no pytest
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
+
+from magg.testing.contract import calls
+from magg.testing.contract.case import PATIENCE_S, ContractCase
+
+
+class Waiting(ContractCase):
+    """All ways to wait see the same futures."""
+
+    def test_a_result_may_be_asked_for_again_after_a_timeout(self) -> None:
+        """TimeoutError tells of the waiting, not of the call."""
+        future = self.executor.submit(calls.sleep_then, 1.5, "slept")
+        with self.assertRaises(TimeoutError):
+            future.result(0.05)
+        with self.assertRaises(TimeoutError):
+            future.exception(0.05)
+        self.assertFalse(future.cancelled())
+        self.assertEqual([future.result(PATIENCE_S), future.result()], ["slept", "slept"])
+
+    def test_several_threads_may_wait_for_one_future(self) -> None:
+        """Each gets the result."""
+        future = self.executor.submit(calls.sleep_then, 0.5, "slept")
+        got: list[str] = []
+        threads = [
+            threading.Thread(target=lambda: got.append(future.result()), daemon=True)
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        self.assertEqual(got, ["slept"] * 4)
+
+    def test_wait_returns_when_all_are_done(self) -> None:
+        """Failed futures and those that appear twice count as done, once."""
+        good = self.executor.submit(calls.sleep_then, 0.5)
+        bad = self.executor.submit(calls.sleep_then_fail, 0.5)
+        done, waiting = wait([good, bad, good], PATIENCE_S)
+        self.assertEqual((done, waiting), ({good, bad}, set()))
+
+    def test_wait_returns_at_the_first_that_is_done(self) -> None:
+        """FIRST_COMPLETED does not wait for the slow one."""
+        self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 6.0)
+        quick = self.executor.submit(pow, 2, 3)
+        done, waiting = wait([slow, quick], PATIENCE_S, return_when=FIRST_COMPLETED)
+        self.assertEqual((done, waiting), ({quick}, {slow}))
+
+    def test_wait_returns_at_the_first_error(self) -> None:
+        """FIRST_EXCEPTION passes over results."""
+        self.warm_up()
+        executor = self.another(3)
+        slow = executor.submit(calls.sleep_then, 6.0)
+        quick = executor.submit(pow, 2, 3)
+        bad = executor.submit(calls.sleep_then_fail, 1.0)
+        done, waiting = wait([slow, quick, bad], PATIENCE_S, return_when=FIRST_EXCEPTION)
+        self.assertEqual((done, waiting), ({quick, bad}, {slow}))
+
+    def test_wait_gives_up_in_time(self) -> None:
+        """A timeout returns what is done by then."""
+        self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4.0)
+        quick = self.executor.submit(pow, 2, 3)
+        done, waiting = wait([slow, quick], 2.0)
+        self.assertEqual((done, waiting), ({quick}, {slow}))
+
+    def test_wait_takes_futures_of_several_executors(self) -> None:
+        """Futures of two executors, and one that belongs to none."""
+        foreign: Future[int] = Future()
+        foreign.set_result(1)
+        futures = {
+            self.executor.submit(pow, 2, 3),
+            self.another().submit(pow, 2, 4),
+            foreign,
+        }
+        self.assertEqual(wait(futures, PATIENCE_S).done, futures)
+
+    def test_as_completed_yields_in_the_order_of_ending(self) -> None:
+        """The quick one comes first, and one that was given twice comes once."""
+        self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4.0)
+        quick = self.executor.submit(pow, 2, 3)
+        self.assertEqual(list(as_completed([slow, quick, slow], PATIENCE_S)), [quick, slow])
+
+    def test_as_completed_gives_up_in_time(self) -> None:
+        """What is done by then was yielded before the TimeoutError."""
+        self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4.0)
+        quick = self.executor.submit(pow, 2, 3)
+        seen = []
+        with self.assertRaises(TimeoutError):
+            for future in as_completed([slow, quick], 2.0):
+                seen.append(future)  # noqa: PERF402 - the loop ends by an error
+        self.assertEqual(seen, [quick])
+
+    def test_asyncio_can_await_calls(self) -> None:
+        """loop.run_in_executor() works, with results and errors."""
+
+        async def main() -> tuple[int, BaseException]:
+            loop = asyncio.get_running_loop()
+            good = loop.run_in_executor(self.executor, pow, 2, 8)
+            bad = loop.run_in_executor(self.executor, calls.raise_named, "DetailedError")
+            result, error = await asyncio.gather(good, bad, return_exceptions=True)
+            return result, error  # type: ignore[return-value]
+
+        result, error = asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE_S))
+        self.assertEqual((result, type(error)), (256, calls.DetailedError))

@@ -1,0 +1,47 @@
+"""Factories of executors that others wrote, for comparison."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+from unittest import SkipTest
+
+
+def threads(max_workers: int | None = None) -> Executor:
+    """Return threads of the standard library: ``backend="local"``."""
+    return ThreadPoolExecutor(max_workers)
+
+
+def processes(max_workers: int | None = None) -> Executor:
+    """Return spawned processes of the standard library: ``backend="processes"``."""
+    import multiprocessing
+
+    return ProcessPoolExecutor(max_workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def loky(max_workers: int | None = None) -> Executor:
+    """Return a pool of loky."""
+    import loky
+
+    executor: Executor = loky.ProcessPoolExecutor(max_workers)
+    return executor
+
+
+def dask(max_workers: int | None = None) -> Executor:
+    """Return an executor of a Dask cluster in other processes."""
+    if max_workers is not None and max_workers < 1:
+        raise SkipTest("workers belong to the cluster, not to the executor")
+    executor: Executor = _dask_client(max_workers or 2).get_executor(pure=False)
+    return executor
+
+
+@functools.cache
+def _dask_client(threads: int) -> Any:
+    import distributed
+
+    library: Any = distributed
+    cluster = library.LocalCluster(
+        n_workers=1, threads_per_worker=threads, dashboard_address=None, host="127.0.0.1"
+    )
+    return library.Client(cluster)
