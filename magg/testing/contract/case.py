@@ -20,11 +20,6 @@ from typing import Any
 from magg.testing.contract import calls
 from magg.testing.contract.settings import Settings
 
-# Far longer than any executor needs, so that a busy machine fails no check.
-PATIENCE_S = 20.0
-# How long a process may take that starts an executor, uses it and ends.
-EXIT_S = 40.0
-
 
 class ContractCase(unittest.TestCase):
     """One executor, made by the factory and shut down after each check."""
@@ -32,6 +27,11 @@ class ContractCase(unittest.TestCase):
     settings: Settings
     executor: Executor
     workers = 2
+
+    @property
+    def patience(self) -> float:
+        """How long to wait for what should come at once (s): a busy machine fails no check."""
+        return self.settings.time_limit / 3
 
     def setUp(self) -> None:
         """Make the executor."""
@@ -54,7 +54,7 @@ class ContractCase(unittest.TestCase):
 
     def warm_up(self) -> None:
         """Let the first worker start, so that a check may look at the clock."""
-        self.executor.submit(calls.identity, 1).result(PATIENCE_S)
+        self.executor.submit(calls.identity, 1).result(self.patience)
 
     def needs_shared_files(self) -> None:
         """Skip the check where workers cannot see the client's files."""
@@ -63,10 +63,10 @@ class ContractCase(unittest.TestCase):
 
     def eventually(self, condition: Callable[[], object], what: str) -> None:
         """Wait until something holds, or fail with what was expected."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + self.patience
         while not condition():
             if time.monotonic() > end:
-                self.fail(f"{what}: not so within {PATIENCE_S:g} s")
+                self.fail(f"{what}: not so within {self.patience:g} s")
             time.sleep(0.02)
 
     def assert_dies(self, reference: weakref.ref[Any], what: str) -> None:
@@ -80,14 +80,14 @@ class ContractCase(unittest.TestCase):
 
     def assert_usable(self) -> None:
         """Check that the executor still runs calls."""
-        self.assertEqual(self.executor.submit(pow, 2, 5).result(PATIENCE_S), 32)
+        self.assertEqual(self.executor.submit(pow, 2, 5).result(self.patience), 32)
 
     def assert_ends(self, future: Future[Any]) -> None:
         """Check that a future ends, in whatever way."""
         try:
-            future.exception(PATIENCE_S)
+            future.exception(self.patience)
         except TimeoutError:
-            self.fail(f"the future did not end within {PATIENCE_S:g} s: {future}")
+            self.fail(f"the future did not end within {self.patience:g} s: {future}")
 
     def at_exit(self, scene: str, *args: str) -> tuple[int, str]:
         """Play a scene of `magg.testing.contract.exits` in a process of its own.
@@ -110,10 +110,12 @@ class ContractCase(unittest.TestCase):
                 stderr=subprocess.STDOUT,
             )
             try:
-                code = process.wait(EXIT_S)
+                code = process.wait(2 * self.patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 said = Path(output.name).read_text()[-2_000:]
-                self.fail(f"the process did not end within {EXIT_S:g} s; it said: {said!r}")
+                self.fail(
+                    f"the process did not end within {2 * self.patience:g} s; it said: {said!r}"
+                )
             return code, Path(output.name).read_text()

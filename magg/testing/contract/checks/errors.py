@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from magg.testing.contract import calls
-from magg.testing.contract.case import PATIENCE_S, ContractCase
+from magg.testing.contract.case import ContractCase
 
 
 class Errors(ContractCase):
@@ -19,7 +19,7 @@ class Errors(ContractCase):
     def error_of(self, name: str) -> BaseException:
         """Return the exception of a call that raised it."""
         future = self.executor.submit(calls.raise_named, name)
-        error = future.exception(PATIENCE_S)
+        error = future.exception(self.patience)
         if error is None:
             self.fail(f"the exception was lost: {future}")
         return error
@@ -28,7 +28,7 @@ class Errors(ContractCase):
         """Type and arguments are those of the function's exception."""
         future = self.executor.submit(calls.raise_error, ValueError("wrong", 7))
         with self.assertRaises(ValueError) as raised:
-            future.result(PATIENCE_S)
+            future.result(self.patience)
         self.assertIs(type(raised.exception), ValueError)
         self.assertEqual(raised.exception.args, ("wrong", 7))
 
@@ -37,7 +37,7 @@ class Errors(ContractCase):
         error = self.error_of("DetailedError")
         self.assertIs(type(error), calls.DetailedError)
         self.assertEqual((error.args, error.code), (("detailed", 7), 7))  # type: ignore[attr-defined]
-        self.assertIsNone(self.executor.submit(pow, 2, 3).exception(PATIENCE_S))
+        self.assertIsNone(self.executor.submit(pow, 2, 3).exception(self.patience))
 
     def test_an_os_error_keeps_its_file(self) -> None:
         """Number and file name of an OSError arrive."""
@@ -55,7 +55,7 @@ class Errors(ContractCase):
     def test_an_exception_that_is_false_is_still_raised(self) -> None:
         """Whether an exception counts as true does not matter."""
         future = self.executor.submit(calls.raise_named, "FalseyError")
-        self.assertIs(type(future.exception(PATIENCE_S)), calls.FalseyError)
+        self.assertIs(type(future.exception(self.patience)), calls.FalseyError)
         if not _futures_raise_what_is_false():
             self.skipTest("exception() is right; result() of this Python loses such exceptions")
         with self.assertRaises(calls.FalseyError):
@@ -63,7 +63,7 @@ class Errors(ContractCase):
 
     def test_an_exception_that_is_returned_is_a_result(self) -> None:
         """Only what is raised is an error."""
-        result = self.executor.submit(calls.identity, ValueError("fine")).result(PATIENCE_S)
+        result = self.executor.submit(calls.identity, ValueError("fine")).result(self.patience)
         self.assertIs(type(result), ValueError)
 
     def test_system_exit_ends_the_call_alone(self) -> None:
@@ -117,10 +117,10 @@ class Errors(ContractCase):
 
     def test_a_worker_that_dies_fails_its_call(self) -> None:
         """A worker that is killed or runs out of memory ends its future with an exception."""
-        if self.executor.submit(calls.place).result(PATIENCE_S) == calls.place():
+        if self.executor.submit(calls.place).result(self.patience) == calls.place():
             self.skipTest("calls run in this process, which would end")
         future = self.executor.submit(calls.die)
-        self.assertIsInstance(future.exception(2 * PATIENCE_S), Exception)
+        self.assertIsInstance(future.exception(2 * self.patience), Exception)
 
     def _ends(self, function: Any, *args: Any) -> None:
         """Check that a call ends, were it at once with an error."""

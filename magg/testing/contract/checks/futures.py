@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magg.testing.contract import calls
-from magg.testing.contract.case import PATIENCE_S, ContractCase
+from magg.testing.contract.case import ContractCase
 
 
 class States(ContractCase):
@@ -26,7 +26,7 @@ class States(ContractCase):
         self.assertFalse(future.done())
         self.eventually(lambda: future.running() or future.done(), "the call is running")
         self.assertTrue(future.running(), "done without ever running")
-        self.assertEqual(future.result(PATIENCE_S), "slept")
+        self.assertEqual(future.result(self.patience), "slept")
         self.assertEqual(
             (future.running(), future.done(), future.cancelled()), (False, True, False)
         )
@@ -34,7 +34,7 @@ class States(ContractCase):
     def test_a_call_that_failed_is_done(self) -> None:
         """An exception ends a future as a result does."""
         future = self.executor.submit(calls.raise_named, "DetailedError")
-        future.exception(PATIENCE_S)
+        future.exception(self.patience)
         self.assertEqual(
             (future.running(), future.done(), future.cancelled()), (False, True, False)
         )
@@ -51,11 +51,11 @@ class Cancelling(ContractCase):
         self.assertEqual((last.cancelled(), last.done(), last.running()), (True, True, False))
         self.assertTrue(last.cancel(), "cancelling again is no error")
         with self.assertRaises(CancelledError):
-            last.result(PATIENCE_S)
+            last.result(self.patience)
         with self.assertRaises(CancelledError):
-            last.exception(PATIENCE_S)
-        self.assertEqual([future.result(PATIENCE_S) for future in futures[:-1]], ["slept"] * 7)
-        self.assertIn(last, wait(futures, PATIENCE_S).done)
+            last.exception(self.patience)
+        self.assertEqual([future.result(self.patience) for future in futures[:-1]], ["slept"] * 7)
+        self.assertIn(last, wait(futures, self.patience).done)
 
     def test_a_call_that_was_cancelled_is_never_made(self) -> None:
         """True from cancel() is a promise."""
@@ -65,7 +65,7 @@ class Cancelling(ContractCase):
             futures = [self.executor.submit(calls.sleep_then, 0.5) for _ in range(8)]
             last = self.executor.submit(calls.append_line, str(path))
             self.assertTrue(last.cancel())
-            wait(futures, PATIENCE_S)
+            wait(futures, self.patience)
             self.assert_usable()
             self.assertFalse(path.exists())
 
@@ -75,12 +75,12 @@ class Cancelling(ContractCase):
         self.eventually(lambda: future.running() or future.done(), "the call is running")
         self.assertFalse(future.cancel())
         self.assertFalse(future.cancelled())
-        self.assertEqual(future.result(PATIENCE_S), "slept")
+        self.assertEqual(future.result(self.patience), "slept")
 
     def test_a_call_that_is_done_cannot_be_cancelled(self) -> None:
         """cancel() returns False, and the result stays."""
         future = self.executor.submit(pow, 2, 8)
-        future.result(PATIENCE_S)
+        future.result(self.patience)
         self.assertFalse(future.cancel())
         self.assertEqual(future.result(), 256)
 
@@ -104,7 +104,7 @@ class Callbacks(ContractCase):
     def test_a_callback_added_late_comes_at_once(self) -> None:
         """Adding to a future that is done calls before returning."""
         future = self.executor.submit(pow, 2, 8)
-        future.result(PATIENCE_S)
+        future.result(self.patience)
         seen: list[Future[int]] = []
         future.add_done_callback(seen.append)
         self.assertEqual(seen, [future])
@@ -117,7 +117,7 @@ class Callbacks(ContractCase):
         future.add_done_callback(lambda _: seen.append(1))
         future.add_done_callback(lambda _: calls.raise_named("DetailedError"))
         future.add_done_callback(lambda _: seen.append(2))
-        self.assertEqual(future.result(PATIENCE_S), "slept")
+        self.assertEqual(future.result(self.patience), "slept")
         self.eventually(lambda: seen == [1, 2], "the other callbacks came in order")
         self.assert_usable()
 
@@ -131,8 +131,8 @@ class Callbacks(ContractCase):
             came.set()
 
         self.executor.submit(calls.sleep_then, 0.2).add_done_callback(follow)
-        self.assertTrue(came.wait(PATIENCE_S), "submit() in a callback did not return")
-        self.assertEqual(followers[0].result(PATIENCE_S), 32)
+        self.assertTrue(came.wait(self.patience), "submit() in a callback did not return")
+        self.assertEqual(followers[0].result(self.patience), 32)
 
 
 class References(ContractCase):
@@ -150,7 +150,7 @@ class References(ContractCase):
     def test_a_result_goes_with_its_future(self) -> None:
         """Neither executor nor workers keep results."""
         future = self.executor.submit(calls.make_thing)
-        reference = weakref.ref(future.result(PATIENCE_S))
+        reference = weakref.ref(future.result(self.patience))
         self.assertIsNotNone(reference())
         del future
         self.assert_dies(reference, "the result of a dropped future")
@@ -158,7 +158,7 @@ class References(ContractCase):
     def test_a_future_is_let_go_when_it_is_done(self) -> None:
         """The executor keeps no future that is done; one that was cancelled neither."""
         future: Future[Any] = self.executor.submit(pow, 2, 3)
-        future.result(PATIENCE_S)
+        future.result(self.patience)
         reference = weakref.ref(future)
         del future
         self.assert_dies(reference, "a future that is done")
@@ -166,7 +166,7 @@ class References(ContractCase):
     def test_an_error_goes_with_its_future(self) -> None:
         """Exceptions hold frames, and frames hold data."""
         future = self.executor.submit(calls.raise_named, "DetailedError")
-        error = future.exception(PATIENCE_S)
+        error = future.exception(self.patience)
         assert error is not None  # noqa: S101 - for the type
         reference = weakref.ref(error)
         del future, error

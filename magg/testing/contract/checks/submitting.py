@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magg.testing.contract import calls
-from magg.testing.contract.case import PATIENCE_S, ContractCase
+from magg.testing.contract.case import ContractCase
 
 
 class Submitting(ContractCase):
@@ -27,30 +27,30 @@ class Submitting(ContractCase):
 
     def test_the_result_comes_back(self) -> None:
         """result() returns what the function returned."""
-        self.assertEqual(self.executor.submit(pow, 2, 8).result(PATIENCE_S), 256)
+        self.assertEqual(self.executor.submit(pow, 2, 8).result(self.patience), 256)
 
     def test_a_result_may_be_false(self) -> None:
         """None, 0 and empty results are results."""
         values: list[Any] = [None, 0, "", []]
         futures = [self.executor.submit(calls.identity, value) for value in values]
-        self.assertEqual([future.result(PATIENCE_S) for future in futures], values)
+        self.assertEqual([future.result(self.patience) for future in futures], values)
 
     def test_arguments_and_keywords_arrive(self) -> None:
         """The function gets what was passed, in order and by name."""
         future = self.executor.submit(calls.capture, 1, (2, "three"), four={"five": 6})
-        self.assertEqual(future.result(PATIENCE_S), ((1, (2, "three")), {"four": {"five": 6}}))
+        self.assertEqual(future.result(self.patience), ((1, (2, "three")), {"four": {"five": 6}}))
 
     def test_a_keyword_may_be_named_self_or_fn(self) -> None:
         """Only the function is the executor's own argument, and by position."""
         future = self.executor.submit(calls.capture, 1, self=2, fn=3)
-        self.assertEqual(future.result(PATIENCE_S), ((1,), {"self": 2, "fn": 3}))
+        self.assertEqual(future.result(self.patience), ((1,), {"self": 2, "fn": 3}))
 
     def test_keywords_belong_to_the_function(self) -> None:
         """No keyword is taken as an option of the executor."""
         keywords = ["pure", "key", "workers", "retries", "priority", "timeout", "args", "kwargs"]
         given = dict.fromkeys([*keywords, "resources", "callback", "func", "executor"], 1)
         future = self.executor.submit(calls.capture, **given)
-        self.assertEqual(future.result(PATIENCE_S), ((), given))
+        self.assertEqual(future.result(self.patience), ((), given))
 
     def test_the_function_is_given_by_position(self) -> None:
         """submit(fn=...) and submit() are TypeErrors."""
@@ -73,14 +73,14 @@ class Submitting(ContractCase):
     def test_calls_run_side_by_side(self) -> None:
         """With two workers, two calls run at the same time."""
         spans = [self.executor.submit(calls.span, 1.0) for _ in range(3 * self.workers)]
-        times = sorted(future.result(PATIENCE_S) for future in spans)
+        times = sorted(future.result(self.patience) for future in spans)
         overlaps = [begin < end for (_, end), (begin, _) in itertools.pairwise(times)]
         self.assertTrue(any(overlaps), f"one after another: {times}")
 
     def test_equal_calls_are_all_made(self) -> None:
         """A call like an earlier one is a call of its own, and not answered from memory."""
         futures = [self.executor.submit(calls.unique) for _ in range(5)]
-        self.assertEqual(len({future.result(PATIENCE_S) for future in futures}), 5)
+        self.assertEqual(len({future.result(self.patience) for future in futures}), 5)
 
     def test_a_call_is_made_once(self) -> None:
         """The function runs exactly once for each submit()."""
@@ -89,14 +89,14 @@ class Submitting(ContractCase):
             paths = [Path(folder, str(number)) for number in range(4)]
             futures = [self.executor.submit(calls.append_line, str(path)) for path in paths]
             for future in futures:
-                future.result(PATIENCE_S)
+                future.result(self.patience)
             time.sleep(0.5)
             self.assertEqual([path.read_text() for path in paths], ["called\n"] * 4)
 
     def test_a_megabyte_travels_both_ways(self) -> None:
         """Arguments and results of a million bytes arrive unchanged."""
         sent = bytes(range(250)) * 4_000
-        self.assertEqual(self.executor.submit(calls.identity, sent).result(PATIENCE_S), sent)
+        self.assertEqual(self.executor.submit(calls.identity, sent).result(self.patience), sent)
 
     def test_many_futures_all_get_their_own_result(self) -> None:
         """Thousands of calls may wait at once, and none is lost or mixed up."""
@@ -122,7 +122,7 @@ class Submitting(ContractCase):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(2 * PATIENCE_S)
+            thread.join(2 * self.patience)
         self.assertEqual(results, {s: list(range(s, s + 10)) for s in range(0, 800, 100)})
 
     def test_the_number_of_workers_must_be_positive(self) -> None:
@@ -134,4 +134,4 @@ class Submitting(ContractCase):
     def test_the_number_of_workers_may_be_left_out(self) -> None:
         """max_workers=None leaves the number to the executor."""
         executor = self.another(None)
-        self.assertEqual(executor.submit(pow, 2, 8).result(PATIENCE_S), 256)
+        self.assertEqual(executor.submit(pow, 2, 8).result(self.patience), 256)

@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
 
 from magg.testing.contract import calls
-from magg.testing.contract.case import PATIENCE_S, ContractCase
+from magg.testing.contract.case import ContractCase
 
 
 class Waiting(ContractCase):
@@ -23,7 +23,7 @@ class Waiting(ContractCase):
         with self.assertRaises(TimeoutError):
             future.exception(0.05)
         self.assertFalse(future.cancelled())
-        self.assertEqual([future.result(PATIENCE_S), future.result()], ["slept", "slept"])
+        self.assertEqual([future.result(self.patience), future.result()], ["slept", "slept"])
 
     def test_several_threads_may_wait_for_one_future(self) -> None:
         """Each gets the result."""
@@ -36,14 +36,14 @@ class Waiting(ContractCase):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(self.patience)
         self.assertEqual(got, ["slept"] * 4)
 
     def test_wait_returns_when_all_are_done(self) -> None:
         """Failed futures and those that appear twice count as done, once."""
         good = self.executor.submit(calls.sleep_then, 0.5)
         bad = self.executor.submit(calls.sleep_then_fail, 0.5)
-        done, waiting = wait([good, bad, good], PATIENCE_S)
+        done, waiting = wait([good, bad, good], self.patience)
         self.assertEqual((done, waiting), ({good, bad}, set()))
 
     def test_wait_returns_at_the_first_that_is_done(self) -> None:
@@ -51,7 +51,7 @@ class Waiting(ContractCase):
         self.warm_up()
         slow = self.executor.submit(calls.sleep_then, 6.0)
         quick = self.executor.submit(pow, 2, 3)
-        done, waiting = wait([slow, quick], PATIENCE_S, return_when=FIRST_COMPLETED)
+        done, waiting = wait([slow, quick], self.patience, return_when=FIRST_COMPLETED)
         self.assertEqual((done, waiting), ({quick}, {slow}))
 
     def test_wait_returns_at_the_first_error(self) -> None:
@@ -61,7 +61,7 @@ class Waiting(ContractCase):
         slow = executor.submit(calls.sleep_then, 6.0)
         quick = executor.submit(pow, 2, 3)
         bad = executor.submit(calls.sleep_then_fail, 1.0)
-        done, waiting = wait([slow, quick, bad], PATIENCE_S, return_when=FIRST_EXCEPTION)
+        done, waiting = wait([slow, quick, bad], self.patience, return_when=FIRST_EXCEPTION)
         self.assertEqual((done, waiting), ({quick, bad}, {slow}))
 
     def test_wait_gives_up_in_time(self) -> None:
@@ -81,14 +81,14 @@ class Waiting(ContractCase):
             self.another().submit(pow, 2, 4),
             foreign,
         }
-        self.assertEqual(wait(futures, PATIENCE_S).done, futures)
+        self.assertEqual(wait(futures, self.patience).done, futures)
 
     def test_as_completed_yields_in_the_order_of_ending(self) -> None:
         """The quick one comes first, and one that was given twice comes once."""
         self.warm_up()
         slow = self.executor.submit(calls.sleep_then, 4.0)
         quick = self.executor.submit(pow, 2, 3)
-        self.assertEqual(list(as_completed([slow, quick, slow], PATIENCE_S)), [quick, slow])
+        self.assertEqual(list(as_completed([slow, quick, slow], self.patience)), [quick, slow])
 
     def test_as_completed_gives_up_in_time(self) -> None:
         """What is done by then was yielded before the TimeoutError."""
@@ -111,5 +111,5 @@ class Waiting(ContractCase):
             result, error = await asyncio.gather(good, bad, return_exceptions=True)
             return result, error  # type: ignore[return-value]
 
-        result, error = asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE_S))
+        result, error = asyncio.run(asyncio.wait_for(main(), 2 * self.patience))
         self.assertEqual((result, type(error)), (256, calls.DetailedError))
