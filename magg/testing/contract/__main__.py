@@ -85,9 +85,12 @@ def count(outcomes: list[Outcome]) -> str:
 
 
 def gist(outcome: Outcome) -> str:
-    """Return the last line of a reason."""
-    lines = [line for line in outcome.reason.splitlines() if line.strip()]
-    return lines[-1].strip()[:200] if lines else ""
+    """Return the line of a reason that says most."""
+    lines = [line.strip() for line in outcome.reason.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    # An exception is named at the end of its traceback.
+    return lines[-1 if outcome.status in ("failed", "skipped") else 0][:200]
 
 
 def markdown(told: dict[str, list[Outcome]]) -> str:

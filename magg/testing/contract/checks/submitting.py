@@ -112,7 +112,7 @@ class Submitting(ContractCase):
         results: dict[int, list[int]] = {}
 
         def submit(start: int) -> None:
-            futures = [self.executor.submit(calls.identity, start + n) for n in range(10)]
+            futures = [self.executor.submit(calls.identity, start + n) for n in range(5)]
             results[start] = [future.result() for future in futures]
 
         threads = [
@@ -123,7 +123,7 @@ class Submitting(ContractCase):
             thread.start()
         for thread in threads:
             thread.join(2 * self.patience)
-        self.assertEqual(results, {s: list(range(s, s + 10)) for s in range(0, 800, 100)})
+        self.assertEqual(results, {s: list(range(s, s + 5)) for s in range(0, 800, 100)})
 
     def test_the_number_of_workers_must_be_positive(self) -> None:
         """No workers, or fewer, are a ValueError when the executor is made."""
