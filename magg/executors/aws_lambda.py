@@ -49,8 +49,8 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
     region : str, optional
         AWS region; that of the environment where left out.
     client : botocore.client.BaseClient, optional
-        A client for Lambda, used as it is. Without one a client is made that sends a call once,
-        waits longer than any function may run, and keeps silent connections alive.
+        A client for Lambda that sends a call once and waits longer than any function may run.
+        Without one such a client is made, which also keeps silent connections alive.
     functions : mapping of str to callable
         The functions that the deployed handler knows, by name.
     codec : {"json", "pickle"}
@@ -80,7 +80,7 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
     AccessDeniedError
         If there are no AWS credentials.
     BackendError
-        If no region is set, or so many connections cannot be open at once.
+        If no region is set, the client repeats calls, or so many connections cannot be open.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
         if client is None:
             renew = functools.partial(lambda_client.make, region, max_workers)
             client = renew()
+        else:
+            lambda_client.check(client)
         self.region = str(client.meta.region_name)
         self._has_price = price is not None
         self.usage = Usage(price or Price.of(self.region))

@@ -70,6 +70,24 @@ def make(region: str | None, max_workers: int) -> BaseClient:
     return client
 
 
+def check(client: BaseClient) -> None:
+    """Refuse a client that would call a function twice without being told to.
+
+    Raises
+    ------
+    BackendError
+        If the client repeats requests, or gives a call up before the function's time is over.
+    """
+    settings = client.meta.config
+    attempts = (settings.retries or {}).get("total_max_attempts")
+    if attempts != 1 or settings.read_timeout < READ_TIMEOUT_S:
+        raise BackendError(
+            "the client may call the function twice for one submission; make it with botocore's "
+            f"Config(retries={{'total_max_attempts': 1}}, read_timeout={READ_TIMEOUT_S:.0f}), or "
+            "pass none"
+        )
+
+
 class _Sender:
     """Sends requests over connections that are probed while they are silent."""
 
