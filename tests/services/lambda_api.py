@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -241,6 +241,28 @@ class LambdaService:
         return {name: str(value) for name, value in variables.items()}
 
 
+def client_of(
+    service: LambdaService,
+    *,
+    access_key: str | None = None,
+    region: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return a client of boto3 that tries once; the options are those of botocore's `Config`."""
+    boto3 = pytest.importorskip("boto3")
+    from botocore.config import Config
+
+    once = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 100}
+    return boto3.client(
+        "lambda",
+        endpoint_url=service.endpoint,
+        region_name=region or service.region,
+        aws_access_key_id=access_key or service.access_key,
+        aws_secret_access_key=service.secret_key,
+        config=Config(**once | options),
+    )
+
+
 @pytest.fixture(scope="session")
 def lambda_service() -> Iterator[LambdaService]:
     """Return a running service, one for each worker of pytest-xdist.
@@ -250,3 +272,28 @@ def lambda_service() -> Iterator[LambdaService]:
     with LambdaService() as service:
         yield service
     assert not service.refused, f"asked of Lambda, but not emulated: {service.refused}"
+
+
+@pytest.fixture(scope="session")
+def lambda_client(lambda_service: LambdaService) -> Any:
+    """Return a client of the service that tries once."""
+    return client_of(lambda_service)
+
+
+@pytest.fixture
+def lambda_deploy(lambda_service: LambdaService, request: Any) -> Iterator[Callable[..., Function]]:
+    """Return a function that deploys under a name of this test's own, until the test ends.
+
+    It takes what `LambdaService.deploy` takes, but for the name.
+    """
+    pytest.importorskip("awslambdaric")
+    stem = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
+    names: list[str] = []
+
+    def deployed(handler: str, **options: Any) -> Function:
+        names.append(f"{stem}-{len(names)}")
+        return lambda_service.deploy(names[-1], handler, **options)
+
+    yield deployed
+    for name in set(names) & set(lambda_service.account.functions):
+        lambda_service.remove(name)

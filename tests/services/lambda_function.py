@@ -207,23 +207,20 @@ class Function:
 
     def _acquire(self) -> Worker | None:
         """Take an idle environment; None if one is to be started."""
-        dead = []
         with self._lock:
             reserved = self.concurrency is not None
             busy = self.busy if reserved else self._account.unreserved_busy
             limit = self.concurrency if reserved else self._account.unreserved
             if self._removed or busy >= limit:
                 self._throttle(RESERVED if reserved else UNRESERVED)
-            found = None
-            while self._idle and found is None:
-                worker = self._idle.pop()
-                (dead.append(worker) if not worker.alive else None)
-                found = worker if worker.alive else None
-            if found is None and not self._may_start():
+            dead = [worker for worker in self._idle if not worker.alive]
+            self._idle = [worker for worker in self._idle if worker.alive]
+            if not self._idle and not self._may_start():
                 self._throttle(UNRESERVED)
-            self.cold_starts += found is None
+            found = self._idle.pop() if self._idle else None
             if found:
                 self._running.add(found)
+            self.cold_starts += found is None
             self.busy += 1
             self.peak = max(self.peak, self.busy)
         for worker in dead:

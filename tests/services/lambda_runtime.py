@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from services.http_server import LoopbackHandler, LoopbackServer
-from services.lambda_sandbox import LOG, peak_memory
+from services.lambda_sandbox import BUSY, DONE, IDLE, KILL, LOG, peak_memory
 
 SANDBOX = Path(__file__).with_name("lambda_sandbox.py")
 STOP_SECONDS = 10.0
@@ -90,8 +90,7 @@ class Runtime:
         )
         self._listener = threading.Thread(target=self._listen, name="lambda-sandbox", daemon=True)
         self._listener.start()
-        self._sandbox.stdin.write(json.dumps(self._order()).encode() + b"\n")
-        self._sandbox.stdin.flush()
+        self._tell(json.dumps(self._order()).encode() + b"\n")
 
     @property
     def alive(self) -> bool:
@@ -116,6 +115,7 @@ class Runtime:
         """Wait until the handler is imported; return what went wrong, if it did."""
         with self._change:
             self._wait(seconds, lambda: self._waiting or self._answer is not None)
+            self._tell(IDLE)
             return None if self._waiting else self._outcome(limit, request_id)
 
     def invoke(self, invocation: Invocation, seconds: float, limit: float) -> Answer:
@@ -124,9 +124,14 @@ class Runtime:
             self._answer, self._next = None, invocation
             self._current = invocation.request_id
             self._deadline = time.time() + seconds
+            self._tell(BUSY)
             self._change.notify_all()
             self._wait(seconds, lambda: self._answer is not None)
             self._current = None
+            if self.alive and peak_memory(self._pid) > self.program.memory_mb * 2**20:
+                self._end = {"out_of_memory": True, "status": -signal.SIGKILL}
+                self._answer = None  # it was too quick to be killed before it had one
+            self._tell(IDLE)
             return self._outcome(limit, invocation.request_id)
 
     def log(self) -> bytes:
@@ -140,14 +145,13 @@ class Runtime:
 
     def kill(self) -> None:
         """Kill the process, and wait until it has ended; the log stays."""
-        with suppress(OSError, ValueError):
-            self._sandbox.stdin.write(b"k")
-            self._sandbox.stdin.flush()
+        self._tell(KILL)
         with self._change:
             self._change.wait_for(lambda: self._end is not None, STOP_SECONDS)
 
     def end(self) -> None:
         """Begin to kill the process and to delete its folder."""
+        self._tell(KILL + DONE)
         with suppress(OSError):
             self._sandbox.stdin.close()
 
@@ -188,6 +192,11 @@ class Runtime:
             return True
 
     # Helpers
+
+    def _tell(self, word: bytes) -> None:
+        with suppress(OSError, ValueError):  # it has ended, or is about to
+            self._sandbox.stdin.write(word)
+            self._sandbox.stdin.flush()
 
     def _wait(self, seconds: float, ready: Callable[[], bool]) -> None:
         self._change.wait_for(lambda: ready() or self._end is not None, seconds)

@@ -2,8 +2,8 @@
 
 Run as a script by `services.lambda_runtime`. It says on standard output, one JSON object a line,
 which process it started and how that ended. The owner holds the other end of standard input: its
-first line is the order; a byte after that asks to kill the runtime; when it closes (the owner is
-done, or died in whatever way) the runtime is killed and its folder goes.
+first line is the order; bytes after that say if the runtime is busy or idle, is to be killed, or of
+no more use; then, or when that end closes because the owner died, its folder goes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 LOG = "log.txt"
-# Forked children of the owner may hold the pipe open after its death, so its pid is watched too.
-POLL_SECONDS = 0.02
+BUSY, IDLE, KILL, DONE = b"b", b"i", b"k", b"d"
+# How often to look at the memory of the runtime, and for the owner: its forked children may hold
+# the pipe open after its death.
+BUSY_SECONDS = 0.02
+IDLE_SECONDS = 0.2
 
 
 def peak_memory(pid: int) -> int:
@@ -56,7 +59,7 @@ def main() -> int:
         _kill(child)
         _say(status=child.returncode, peak=peak, out_of_memory=out_of_memory)
         while os.getppid() == owner:  # which may want to read the log
-            if select.select([0], [], [], POLL_SECONDS)[0] and not os.read(0, 1):
+            if select.select([0], [], [], IDLE_SECONDS)[0] and os.read(0, 1) in {DONE, b""}:
                 break
         return 0
     finally:
@@ -67,11 +70,15 @@ def main() -> int:
 
 def _watch(child: subprocess.Popen[bytes], memory_bytes: int, owner: int) -> tuple[int, bool]:
     """Wait until the child ends or is to end; return its peak of memory, and if that is why."""
-    peak = 0
+    peak, seconds, watched = 0, BUSY_SECONDS, [0]
+    if hasattr(os, "pidfd_open"):
+        watched.append(os.pidfd_open(child.pid))  # readable when the child has ended
     while child.poll() is None and os.getppid() == owner:
-        if select.select([0], [], [], POLL_SECONDS)[0]:
-            os.read(0, 1)
-            break
+        if 0 in select.select(watched, [], [], seconds)[0]:
+            order = os.read(0, 1)
+            if order not in {BUSY, IDLE}:
+                break
+            seconds = BUSY_SECONDS if order == BUSY else IDLE_SECONDS
         peak = max(peak, peak_memory(child.pid))
         if peak > memory_bytes:
             return peak, True
