@@ -64,12 +64,15 @@ def test_an_event_that_is_too_large_is_refused(client, deploy, kind, limit):
     assert client.invoke(Payload=fits, **options)["StatusCode"] < 300
 
 
-def test_calls_beyond_the_reserved_concurrency_are_throttled(client, deploy):
-    function = deploy(concurrency=2)
+def test_calls_beyond_the_reserved_concurrency_are_throttled(client, deploy, tmp_path):
+    function = deploy(concurrency=2, timeout=60.0)
+    waits = {"until": str(tmp_path / "go")}
     with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(invoke, client, function, {"sleep": 0.7}) for _ in range(6)]
+        futures = [pool.submit(invoke, client, function, waits) for _ in range(6)]
+        wait_until(lambda: function.throttled == 4)
+        (tmp_path / "go").touch()
     errors = [future.exception() for future in futures if future.exception()]
-    assert (len(errors), function.throttled, function.peak) == (4, 4, 2)
+    assert (len(errors), function.peak, function.requests) == (4, 2, 6)
     assert isinstance(errors[0], client.exceptions.TooManyRequestsException)
     answer = errors[0].response
     assert answer["Error"]["Message"] == "Rate Exceeded."
@@ -78,9 +81,9 @@ def test_calls_beyond_the_reserved_concurrency_are_throttled(client, deploy):
     result(client, function)
 
 
-def test_functions_without_reserved_concurrency_share_the_rest(client, deploy, service):
+def test_functions_without_reserved_concurrency_share_the_rest(client, deploy, service, tmp_path):
     deploy(concurrency=3)
-    function, other = deploy(concurrency=None), deploy(concurrency=None)
+    function, other = deploy(concurrency=None, timeout=60.0), deploy(concurrency=None)
     reserved = sum(one.concurrency or 0 for one in service.account.functions.values())
     service.concurrent_executions = reserved + 1
     try:
@@ -88,27 +91,32 @@ def test_functions_without_reserved_concurrency_share_the_rest(client, deploy, s
         assert limit["ConcurrentExecutions"] == reserved + 1
         assert limit["UnreservedConcurrentExecutions"] == 1
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(invoke, client, function, {"sleep": 0.7})
+            pool.submit(invoke, client, function, {"until": str(tmp_path / "go")})
             wait_until(lambda: function.busy)
             status, _, answer = refusal(invoke, client, other)
+            (tmp_path / "go").touch()
         assert (status, answer["Reason"]) == (429, "ConcurrentInvocationLimitExceeded")
     finally:
         service.concurrent_executions = 1000
     result(client, other)
 
 
-def test_new_environments_come_in_a_burst_and_then_at_a_rate(client, deploy):
-    function = deploy(concurrency=50, burst=3, rate=4.0)
+def test_new_environments_come_in_a_burst_and_then_at_a_rate(client, deploy, tmp_path):
+    function = deploy(concurrency=50, burst=3, rate=0.0, timeout=60.0)
+    waits = {"until": str(tmp_path / "go")}
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(invoke, client, function, {"sleep": 0.5}) for _ in range(8)]
-    served = sum(future.exception() is None for future in futures)
-    assert 3 <= served <= 5
-    assert function.cold_starts == served == 8 - function.throttled
-    wait_until(lambda: len({call.pid for call in function.calls}) == served)
-    time.sleep(0.5)
-    with ThreadPoolExecutor(served + 1) as pool:
-        again = [pool.submit(invoke, client, function, {"sleep": 0.3}) for _ in range(served + 1)]
-    assert not [future.exception() for future in again if future.exception()]
+        futures = [pool.submit(invoke, client, function, waits) for _ in range(8)]
+        wait_until(lambda: function.throttled == 5)
+        function.rate = 1000.0
+        time.sleep(0.01)
+        further = pool.submit(invoke, client, function, waits)
+        wait_until(lambda: function.cold_starts == 4)
+        (tmp_path / "go").touch()
+    assert sum(future.exception() is None for future in futures) == 3
+    assert further.exception() is None
+    function.rate = 0.0
+    result(client, function)  # what is warm does not count
+    assert function.throttled == 5
 
 
 def test_who_is_not_known_is_refused(service, deploy):
@@ -222,7 +230,7 @@ def test_an_answer_comes_late(service, client, deploy):
     with pytest.raises(ReadTimeoutError):
         invoke(client_of(service, read_timeout=0.15), function)
     assert function.struck == {"latency": 2, "ServiceException": 1}
-    assert len(function.calls) == 1  # it ran, though its answer was not waited for
+    wait_until(lambda: len(function.calls) == 1)  # it runs, though nobody waits for its answer
 
 
 def test_faults_can_be_taken_back(client, deploy):
@@ -252,9 +260,7 @@ def test_a_fault_that_makes_no_sense_is_refused(arguments, words):
 
 
 def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
-    function = deploy(concurrency=4)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: invoke(client, function, {"sleep": 0.3}), range(4)))
+    function = deploy(concurrency=64, burst=4, rate=0.0)
     function.inject(Fault("latency", seconds=0.5, times=64))
 
     def call(_):
@@ -267,18 +273,20 @@ def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
     with ThreadPoolExecutor(64) as pool:
         got = list(pool.map(call, range(64)))
     assert time.perf_counter() - began < 64 * 0.5 / 4
-    assert len(got) - got.count(None) == len(function.calls) - 4
+    assert len(got) - got.count(None) == len(function.calls) == 64 - function.throttled
     assert function.struck["latency"] == 64
 
 
 def test_a_connection_serves_many_calls_quickly(client, deploy):
     function = deploy()
     result(client, function)
-    began = time.perf_counter()
-    for _ in range(50):
+    took = []
+    for _ in range(25):
+        began = time.perf_counter()
         result(client, function)
+        took.append(time.perf_counter() - began)
     # Nagle's algorithm with delayed acknowledgements would cost 40 ms a call at either API.
-    assert time.perf_counter() - began < 50 * 0.040
+    assert sorted(took)[5] < 0.040
 
 
 def test_the_environment_leads_plain_clients_to_the_service(service, deploy, monkeypatch):
@@ -321,13 +329,17 @@ def test_workers_end_though_a_forked_child_holds_their_pipes(service, client, de
         child.join()
 
 
-def test_nothing_is_left_when_the_service_stops():
+def test_nothing_is_left_when_the_service_stops(tmp_path):
     threads = threading.active_count()
     with LambdaService() as service:
         function = service.deploy("f", "handlers.echo", folder=HANDLERS, timeout=60.0)
         client = client_of(service)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda _: invoke(client, function, {"sleep": 0.3}), range(2)))
+            waits = {"until": str(tmp_path / "go")}
+            futures = [pool.submit(invoke, client, function, waits) for _ in range(2)]
+            wait_until(lambda: function.peak == 2)
+            (tmp_path / "go").touch()
+            assert not [future.exception() for future in futures if future.exception()]
         folders = service.folders()
         assert len(folders) == 2
         assert all(path.is_dir() for path in folders)

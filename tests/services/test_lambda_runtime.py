@@ -188,14 +188,14 @@ def test_a_result_that_is_no_json_is_an_error_of_the_function(client, deploy):
 
 
 def test_a_call_that_takes_too_long_is_cut(client, deploy):
-    function = deploy(timeout=0.5)
+    function = deploy(timeout=1.0)
     error, log = failure(client, function, {"sleep": 20})
     request = function.calls[0].request_id
     assert error == {
         "errorType": "Sandbox.Timedout",
-        "errorMessage": f"RequestId: {request} Error: Task timed out after 0.50 seconds",
+        "errorMessage": f"RequestId: {request} Error: Task timed out after 1.00 seconds",
     }
-    assert "\tDuration: 500.00 ms\t" in log
+    assert "\tDuration: 1000.00 ms\t" in log
     assert log.endswith("\tStatus: timeout\n")
     assert gone(function.calls[0].pid)
     result(client, function)
@@ -272,14 +272,14 @@ def test_a_handler_that_cannot_be_loaded_is_told(client, deploy, handler, kind, 
 def test_a_slow_initialisation_is_tried_again_within_the_call(client, deploy, tmp_path):
     function = deploy(
         "slow.handler",
-        init_timeout=0.5,
-        timeout=5.0,
+        init_timeout=2.0,
+        timeout=20.0,
         environment={"DONE": str(tmp_path / "done")},
     )
     answer = invoke(client, function, LogType="Tail")
     assert answer["Payload"] == b'"second attempt"'
     log = base64.b64decode(answer["LogResult"]).decode()
-    assert "INIT_REPORT Init Duration: 500.00 ms\tPhase: init\tStatus: timeout\n" in log
+    assert "INIT_REPORT Init Duration: 2000.00 ms\tPhase: init\tStatus: timeout\n" in log
     assert float(re.search(REPORT, log)[1]) > 20  # the second initialisation is part of the call
 
 

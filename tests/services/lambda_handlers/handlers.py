@@ -15,6 +15,8 @@ def echo(event, context):
     if "log" in event:
         logging.info(event["log"])
     time.sleep(event.get("sleep", 0))
+    while "until" in event and not Path(event["until"]).exists():
+        time.sleep(0.01)
     return {
         "pid": os.getpid(),
         "event": event,
