@@ -1,4 +1,4 @@
-"""CPython's own tests of executors, taken from the interpreter that has them (3.12 and newer).
+"""CPython's own tests of executors, taken from the interpreter that has them (3.13 and newer).
 
 Left out is what looks inside CPython's threads and processes. Three tests write a script that
 imports a pool by its name; here they play scenes of `magg.testing.contract.exits` instead.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import logging
+import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 from unittest import SkipTest
@@ -36,12 +39,32 @@ def dask(max_workers: int | None = None) -> Executor:
     return executor
 
 
+def lithops(max_workers: int | None = None) -> Executor:
+    """Return Lithops' own executor over processes of this machine."""
+    library: Any = importlib.import_module("lithops.concurrent.futures")
+    config = {
+        "lithops": {
+            "backend": "localhost",
+            "storage": "localhost",
+            "log_level": None,
+            "telemetry": False,
+        },
+        "localhost": {"runtime": sys.executable},
+    }
+    executor: Executor = library.FunctionExecutor(max_workers, config=config)
+    return executor
+
+
 @functools.cache
 def _dask_client(threads: int) -> Any:
     import distributed
 
     library: Any = distributed
     cluster = library.LocalCluster(
-        n_workers=1, threads_per_worker=threads, dashboard_address=None, host="127.0.0.1"
+        n_workers=1,
+        threads_per_worker=threads,
+        host="127.0.0.1",
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
     )
     return library.Client(cluster)
