@@ -258,6 +258,14 @@ def test_the_environment_of_the_checks_can_be_added_to():
     assert run_check("magg.Submitting.test_the_result_comes_back", settings).ok
 
 
+def test_secrets_in_the_environment_show_in_no_list_of_processes():
+    settings = Settings("broken_executors:tells_arguments", environment={"KEY": "s3cr3t"})
+    outcome = run_check("magg.Submitting.test_the_result_comes_back", settings)
+    assert outcome.status == "skipped"
+    assert "tells_arguments" in outcome.reason
+    assert "s3cr3t" not in outcome.reason
+
+
 def test_cpython_s_tests_are_run_where_there_are_any():
     names = [check for check in list_checks() if check.startswith("cpython.")]
     if find_spec("test.test_concurrent_futures"):

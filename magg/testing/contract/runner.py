@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,9 +113,11 @@ def run_check(check: str, settings: Settings) -> Outcome:
         # The report is a file: what the executor prints must not be taken for it.
         report, output = Path(folder, "report.json"), Path(folder, "output.txt")
         command = [sys.executable, "-m", "magg.testing.contract.child"]
+        # The list of processes shows arguments to everybody; the environment may hold secrets.
+        told_openly = json.dumps(asdict(replace(settings, environment={})))
         with output.open("w") as file:
             process = subprocess.Popen(  # noqa: S603
-                [*command, check, str(report), json.dumps(asdict(settings))],
+                [*command, check, str(report), told_openly],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
