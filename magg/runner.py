@@ -162,7 +162,7 @@ def run(
             POLICY,
             backups,
         )
-        used = getattr(pool.executor, "used", dict)
+        used = pool.executor.used if isinstance(pool.executor, CloudExecutor) else dict
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
         _run_cells(drain, tally, make_listener(progress), began, notices)
         if drain.running and pool.is_own:

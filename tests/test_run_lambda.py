@@ -200,6 +200,8 @@ def test_an_executor_of_the_callers_own_is_checked_as_well_and_stays_open(
         summary = run(config, catalog=remote_catalog, store=store, executor=executor)
         assert_same(arrays(store, summary), expected)
         assert executor.longest_call_s == 60.0
+        again = run(config, catalog=remote_catalog, store=store, executor=executor)
+        assert again["lambda_calls"] == 1  # of this run alone
         with pytest.raises(BackendError, match="is on this machine"):
             run(config, catalog=remote_catalog, store="here.zarr", executor=executor)
 

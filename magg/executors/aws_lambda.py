@@ -143,7 +143,11 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
         self._end_patience()
 
     def preflight(self, store: str | None = None) -> list[str]:
-        """Ask AWS about the function, the account and the bucket; see `CloudExecutor.preflight`."""
+        """Ask AWS about the function, the account and the bucket; see `CloudExecutor.preflight`.
+
+        Usage is counted from here on.
+        """
+        self.usage.reset()
         self._facts = facts = lambda_preflight.ask(
             self._invoker.client, self.function_name, self.region
         )

@@ -20,7 +20,7 @@ class CloudExecutor(Executor):
     longest_call_s: float | None = None
 
     def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
-        """Find out whether calls can be served, before the first of them.
+        """Find out whether calls can be served, before the first of a run.
 
         Parameters
         ----------
@@ -44,5 +44,5 @@ class CloudExecutor(Executor):
         return {}
 
     def used(self) -> dict[str, Any]:
-        """Return what calls have used and cost so far, as plain data; empty if unknown."""
+        """Return what calls have used and cost since the preflight; empty if unknown."""
         return {}

@@ -118,10 +118,15 @@ class Usage:
 
     def __init__(self, price: Price) -> None:
         self.price = price
-        self.calls = self.unreported = self.throttled = self.resent = self.cold_starts = 0
-        self.billed_s = self.gb_seconds = 0.0
-        self.peak_memory_mb = 0
         self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self.calls = self.unreported = self.throttled = self.resent = self.cold_starts = 0
+            self.billed_s = self.gb_seconds = 0.0
+            self.peak_memory_mb = 0
 
     def add(self, report: Report | None) -> None:
         """Count a call that was answered, with what its log says of it."""
