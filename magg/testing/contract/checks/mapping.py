@@ -35,17 +35,18 @@ class Mapping(ContractCase):
 
     def test_the_timeout_counts_from_the_call_of_map(self) -> None:
         """A result that is not there in time is a TimeoutError."""
-        self.warm_up()
-        results = self.executor.map(calls.sleep_then, [0.0, 6.0], [1, 2], timeout=3.0)
+        pause = self.warm_up()
+        delays = [0.0, 6 * pause]
+        results = self.executor.map(calls.sleep_then, delays, [1, 2], timeout=3 * pause)
         self.assertEqual(next(results), 1)
         with self.assertRaises(TimeoutError):
             next(results)
 
     def test_calls_start_before_anybody_iterates(self) -> None:
         """map() submits at once."""
-        self.warm_up()
+        pause = self.warm_up()
         results = self.executor.map(calls.span, [0.0])
-        time.sleep(2.0)
+        time.sleep(2 * pause)
         asked = time.time()
         self.assertLess(next(results)[0], asked)
 

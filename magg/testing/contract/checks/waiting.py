@@ -48,17 +48,17 @@ class Waiting(ContractCase):
 
     def test_wait_returns_at_the_first_that_is_done(self) -> None:
         """FIRST_COMPLETED does not wait for the slow one."""
-        self.warm_up()
-        slow = self.executor.submit(calls.sleep_then, 6.0)
+        pause = self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 6 * pause)
         quick = self.executor.submit(pow, 2, 3)
         done, waiting = wait([slow, quick], self.patience, return_when=FIRST_COMPLETED)
         self.assertEqual((done, waiting), ({quick}, {slow}))
 
     def test_wait_returns_at_the_first_error(self) -> None:
         """FIRST_EXCEPTION passes over results."""
-        self.warm_up()
+        pause = self.warm_up()
         executor = self.another(3)
-        slow = executor.submit(calls.sleep_then, 6.0)
+        slow = executor.submit(calls.sleep_then, 6 * pause)
         quick = executor.submit(pow, 2, 3)
         bad = executor.submit(calls.sleep_then_fail, 1.0)
         done, waiting = wait([slow, quick, bad], self.patience, return_when=FIRST_EXCEPTION)
@@ -66,10 +66,10 @@ class Waiting(ContractCase):
 
     def test_wait_gives_up_in_time(self) -> None:
         """A timeout returns what is done by then."""
-        self.warm_up()
-        slow = self.executor.submit(calls.sleep_then, 4.0)
+        pause = self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4 * pause)
         quick = self.executor.submit(pow, 2, 3)
-        done, waiting = wait([slow, quick], 2.0)
+        done, waiting = wait([slow, quick], 2 * pause)
         self.assertEqual((done, waiting), ({quick}, {slow}))
 
     def test_wait_takes_futures_of_several_executors(self) -> None:
@@ -85,19 +85,19 @@ class Waiting(ContractCase):
 
     def test_as_completed_yields_in_the_order_of_ending(self) -> None:
         """The quick one comes first, and one that was given twice comes once."""
-        self.warm_up()
-        slow = self.executor.submit(calls.sleep_then, 4.0)
+        pause = self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4 * pause)
         quick = self.executor.submit(pow, 2, 3)
         self.assertEqual(list(as_completed([slow, quick, slow], self.patience)), [quick, slow])
 
     def test_as_completed_gives_up_in_time(self) -> None:
         """What is done by then was yielded before the TimeoutError."""
-        self.warm_up()
-        slow = self.executor.submit(calls.sleep_then, 4.0)
+        pause = self.warm_up()
+        slow = self.executor.submit(calls.sleep_then, 4 * pause)
         quick = self.executor.submit(pow, 2, 3)
         seen = []
         with self.assertRaises(TimeoutError):
-            for future in as_completed([slow, quick], 2.0):
+            for future in as_completed([slow, quick], 2 * pause):
                 seen.append(future)  # noqa: PERF402 - the loop ends by an error
         self.assertEqual(seen, [quick])
 
