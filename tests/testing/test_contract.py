@@ -73,7 +73,7 @@ WAITING = {
 }
 
 
-def broken(name, time_limit=24.0):
+def broken(name, time_limit=60.0):
     return Settings(f"broken_executors:{name}", time_limit)
 
 
@@ -82,7 +82,8 @@ def statuses(names):
 
     def status(name):
         check, expected = BROKEN[name]
-        return run_check(f"magg.{check}", broken(name, 8.0 if expected == "hung" else 24.0))
+        limit = 8.0 if expected == "hung" else 24.0 if name in WAITING else 60.0
+        return run_check(f"magg.{check}", broken(name, limit))
 
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(names, pool.map(status, names), strict=True))
