@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow contract lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
@@ -15,6 +15,10 @@ test: $(VENV)/.test
 # Hundreds of faults and kills at random moments: minutes, for those who change how cells are kept.
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# What the documentation of concurrent.futures promises, asked of executors that call elsewhere.
+contract: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) tests/executors/test_*_contract.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
