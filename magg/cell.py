@@ -10,6 +10,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ class CellTask:
         How many parent cells the store has.
     digest : str
         Of the inputs of the cell; see `magg.store.records.inputs_digest`.
+    making : str
+        Stands for the store as it is now; see `magg.store.makings`.
     on_granule_error : {"fail", "skip"}
         Whether a granule that cannot be read makes the cell an error, or is left out and named.
     region : str, optional
@@ -63,6 +66,7 @@ class CellTask:
     chunk: int
     parents: int
     digest: str
+    making: str
     on_granule_error: Literal["fail", "skip"] = "fail"
     region: str | None = None
 
@@ -178,7 +182,9 @@ def _process(task: CellTask) -> CellResult:
         granules=granules,
         skipped=skipped,
     )
-    records.write_cell(task.store, record, lambda: _write_chunks(task, values), task.region)
+    records.write_cell(
+        task.store, task.making, record, lambda: _write_chunks(task, values), task.region
+    )
     return CellResult(
         task.cell,
         "data" if observations else "empty",
@@ -216,7 +222,7 @@ def _write_chunks(task: CellTask, values: Mapping[str, NDArray[Any]]) -> None:
         task.grid.child_order,
         task.chunk,
         values,
-        version=f"{task.config.digest}:{task.parents}",
+        version=f"{task.making}:{task.parents}",
         region=task.region,
     )
 
@@ -224,13 +230,24 @@ def _write_chunks(task: CellTask, values: Mapping[str, NDArray[Any]]) -> None:
 def _note_failure(task: CellTask, result: CellResult) -> None:
     """Leave a note in the store; where even that fails, the result still tells."""
     # Threads outlive Ctrl-C until the interpreter ends under them: no fault of the cell.
-    if result.error is not None and "cannot schedule new futures" not in result.error.message:
+    if result.error is not None and not _python_ends():
         with contextlib.suppress(Exception):
             records.write_failure(
                 task.store,
+                task.making,
                 task.cell,
                 task.digest,
                 result.error.type,
                 result.error.message,
                 task.region,
             )
+
+
+def _python_ends() -> bool:
+    """Tell whether the interpreter is at its end, when threads still run but may start nothing."""
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int)
+    except RuntimeError:
+        return True
+    return False

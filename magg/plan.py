@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,14 +49,14 @@ class Plan:
     region: str | None = None
     overwrite: bool = False
 
-    def task(self, cell: str, chunks: Mapping[int, int]) -> CellTask:
+    def task(self, cell: str, chunks: template.Chunks) -> CellTask:
         """Return the task of a cell.
 
         Parameters
         ----------
         cell : str
-        chunks : mapping of int to int
-            Morton word of each parent cell of the store to its chunk.
+        chunks : Chunks
+            Which chunk of the store is whose.
         """
         return CellTask(
             cell=cell,
@@ -65,8 +64,9 @@ class Plan:
             config=self.config,
             grid=self.grid,
             store=self.store,
-            chunk=chunks[from_decimal(cell)],
-            parents=len(chunks),
+            chunk=chunks.of[from_decimal(cell)],
+            parents=len(chunks.of),
+            making=chunks.making,
             digest=self.digest(cell),
             on_granule_error=self.on_granule_error,
             region=self.region,
@@ -91,7 +91,7 @@ class Plan:
             )
         )
 
-    def prepare_store(self) -> dict[int, int]:
+    def prepare_store(self) -> template.Chunks:
         """Make the store ready; see `magg.store.template.prepare`."""
         with told_of(self.store):
             return template.prepare(

@@ -33,6 +33,7 @@ Hook = Callable[[str, str, Callable[[], object]], object]
 def hooked(hook: Hook) -> Iterator[None]:
     """Have every storage operation of this process go through a hook."""
     write, put, delete = zarr_files._put, ObstoreLocal.put, ObstoreLocal.delete
+    get = ObstoreLocal.get
     listing, read_rows = ObstoreLocal.list, magg.cell.read_rows
     zarr_delete = zarr.storage.LocalStore.delete
 
@@ -41,6 +42,9 @@ def hooked(hook: Hook) -> Iterator[None]:
 
     def hooked_put(self, path, *args, **kwargs):
         return hook("put", path, lambda: put(self, path, *args, **kwargs))
+
+    def hooked_get(self, path, *args, **kwargs):
+        return hook("get", path, lambda: get(self, path, *args, **kwargs))
 
     def hooked_delete(self, paths, *args, **kwargs):
         for path in [paths] if isinstance(paths, str) else paths:
@@ -59,6 +63,7 @@ def hooked(hook: Hook) -> Iterator[None]:
     with _set(
         (zarr_files, "_put", hooked_write),
         (ObstoreLocal, "put", hooked_put),
+        (ObstoreLocal, "get", hooked_get),
         (ObstoreLocal, "delete", hooked_delete),
         (ObstoreLocal, "list", hooked_list),
         (zarr.storage.LocalStore, "delete", hooked_zarr_delete),
@@ -91,7 +96,7 @@ def killing_hook(number: int, when: str) -> tuple[Hook, SimpleNamespace]:
         time.sleep(60)
 
     def hook(kind, about, operation):
-        if kind in ("list", "read"):
+        if kind in ("list", "get", "read"):
             return operation()
         with lock:
             seen.operations = mine = next(count)

@@ -30,12 +30,13 @@ from magg.grid import Grid, to_decimal, words_of
 from magg.store import records
 from magg.store.inspect import describe
 
-TOKENS = re.compile(r"\.[0-9a-f]{32}\.json|-[0-9a-f]{32}$")
+TOKENS = re.compile(r"\.[0-9a-f]{32}\.json|-[0-9a-f]{32}$|(?<=/)[0-9a-f]{16}(?=\.|$)")
 FAULTS = {
     "read": ("before", "memory", "bug", "granule", "panic"),
     "chunk": ("before", "after", "full", "panic"),
     "put": ("before", "after", "full"),
     "delete": ("before", "after"),
+    "get": ("before",),
     "list": ("before",),
     "submit": ("raise", "lost before", "lost after", "exit"),
 }

@@ -213,8 +213,8 @@ ADVICE = {"400": "renew the credentials", "403": "renew the credentials"}
 STAYING = [("granule", kind) for kind in KINDS] + [
     (site, kind) for site in ("chunk", "record") for kind in KINDS if kind != "truncate"
 ]
+STAYING.remove(("record", "drop-answer"))  # a record that is there is found
 STAYING_QUICK = [("granule", "truncate"), ("chunk", "503"), ("record", "403")]
-STAYING_QUICK += [("record", "drop-answer")]
 
 
 @pytest.mark.parametrize(("site", "kind"), slow_unless(STAYING_QUICK, STAYING))
@@ -233,16 +233,65 @@ def test_a_fault_that_stays_fails_its_cells_and_no_other_until_it_is_gone(world,
         again = 1 if kind in ADVICE else 1 + OBSTORE_RETRIES
         assert world.proxy.attempts("PUT", key) == again * (1 + POLICY.retries)
     copy = world.copy(store)
-    # An answer that got lost may leave a record that nobody could count on; it is true.
-    written = doomed if (site, kind) == ("record", "drop-answer") else set()
-    assert done_cells(copy) == set(world.expected) - doomed | written
+    assert done_cells(copy) == set(world.expected) - doomed
     assert_no_false_done(copy, world.expected)
     assert_true_to_store(summary, copy)
     world.proxy.follow()
     summary = world.run(store)
     assert summary["errors"] == []
-    assert summary["cells_skipped"] == len(world.expected) - len(doomed - written)
+    assert summary["cells_skipped"] == len(world.expected) - len(doomed)
     assert_complete(world.copy(store), world.expected)
+
+
+def test_a_record_of_which_only_the_answer_is_lost_is_found(world):
+    cell = world.in_chunk(1)
+    world.proxy.follow(Fault("drop-answer", "PUT", f"*/.magg/cells/{cell}/*"))
+    summary = world.run("lost-answer")
+    assert summary["errors"] == []
+    assert summary["retries"] == 0
+    assert_complete(world.copy("lost-answer"), world.expected)
+
+
+def test_a_record_that_is_not_there_is_not_found(world):
+    cell = world.in_chunk(1)
+    lost = Fault("drop", "PUT", f"*/.magg/cells/{cell}/*")
+    world.proxy.follow(lost, Fault("503", "GET", f"*/.magg/cells/{cell}/*"))
+    summary = world.run("lost-record")
+    assert_told(world, summary, {cell}, "tried 3 times")
+    assert_true_to_store(summary, world.copy("lost-record"))
+
+
+@pytest.mark.parametrize(
+    ("faults", "retries"),
+    [
+        ([Fault("503", "PUT", "*/h_mean/c/*", times=2), Fault("drop", "GET", "granules/*")], 0),
+        ([Fault("403", "PUT", "*/.magg/writing/*", times=1)], 1),
+        ([Fault("drop-answer", "PUT", "*/.magg/cells/*", attempts=[1])], 0),
+    ],
+    ids=["passing", "expired", "lost answers"],
+)
+def test_worker_processes_come_through_faults(patient, faults, retries):
+    faults = [replace(fault, times=fault.times or 3) for fault in faults]
+    patient.proxy.follow(*faults)
+    store = f"processes-{faults[0].kind}"
+    summary = patient.run(store, backend="processes")
+    assert summary["errors"] == []
+    assert summary["retries"] == retries
+    assert any(request.faults for request in patient.proxy.requests)
+    assert_complete(patient.copy(store), patient.expected)
+
+
+def test_credentials_that_stay_expired_fail_the_cells_of_worker_processes(patient):
+    cell = patient.in_chunk(1)
+    patient.proxy.follow(Fault("403", "PUT", f"*/.magg/writing/{cell}/*"))
+    summary = patient.run("processes-staying", backend="processes")
+    assert_told(patient, summary, {cell}, "tried 3 times", "renew the credentials")
+    copy = patient.copy("processes-staying")
+    assert_true_to_store(summary, copy)
+    assert_no_false_done(copy, patient.expected)
+    patient.proxy.follow()
+    assert patient.run("processes-staying", backend="processes")["errors"] == []
+    assert_complete(patient.copy("processes-staying"), patient.expected)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import StoreError
+from magg.grid import to_decimal
 from magg.store.open import open_store, told_of
+from magg.store.schema import PARENTS
 
 if TYPE_CHECKING:
     import zarr
@@ -75,6 +77,18 @@ def _open_arrays(
         return {name: group[name] for name in names}
     except (KeyError, FileNotFoundError) as error:
         raise StoreError(f"{path}: the store is not complete ({error}); run again") from error
+
+
+def parent_of(path: str, chunk: int, region: str | None = None) -> str | None:
+    """Return the decimal Morton id of the parent cell of a chunk, or None where it is nobody's."""
+    import zarr
+
+    try:
+        root = zarr.open_group(open_store(path, region=region), mode="r")
+        parents = np.asarray(root[PARENTS][:], dtype=np.uint64)
+    except (KeyError, FileNotFoundError):
+        return None
+    return to_decimal(parents[chunk]) if chunk < len(parents) and parents[chunk] > 0 else None
 
 
 def forget_stores() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -81,6 +81,18 @@ def local_path(path: str | Path) -> Path | None:
         return Path(path).expanduser()
     parts = urlsplit(str(path))
     return Path(parts.path) if parts.scheme == "file" else None
+
+
+def object_names(objects: ObjectStore, folder: str | None = None) -> list[str]:
+    """Return the names of all objects in a folder of a store, or in all of it."""
+    return [meta["path"] for batch in objects.list(prefix=folder) for meta in batch]
+
+
+def remove_objects(objects: ObjectStore, *names: str) -> None:
+    """Delete objects, of which some may be gone already."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            objects.delete(name)
 
 
 @contextmanager

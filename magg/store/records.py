@@ -2,18 +2,22 @@
 
 Under ``{store}/.magg/``:
 
-``cells/{cell}/{digest}.{status}.json``
-    The record of a finished cell, written after all of its chunks. The name tells what the cell
-    was made from and how it ended, so that finding out costs one listing.
+``made/{making}``
+    Stands for the store until it is overwritten; see `magg.store.makings`.
+``cells/{cell}/{making}.{digest}.{status}.json``
+    The record of a finished cell, written after all of its chunks. The name tells of which making
+    of the store it is, what the cell was made from and how it ended, so that finding out costs one
+    listing.
 ``writing/{cell}/{inputs}.{token}.json``
     Somebody writes chunks of the cell, and who. Left behind where a worker died at it.
 ``failed/{cell}.json``
     Why the last attempt at the cell failed; removed by the next that succeeds.
 
-A worker says that it writes, makes sure that nobody else writes the cell from other inputs (of two
-that begin together at least one sees the other, and gives way), removes the records of other
-inputs, writes the chunks, and only then the record. Equal inputs give equal bytes, so that two
-workers at one cell from equal inputs are harmless, and the record of the first stays.
+A worker says that it writes, makes sure that the store is the one that it was sent to and that
+nobody else writes the cell from other inputs (of two that begin together at least one sees the
+other, and gives way), removes the records of other inputs, writes the chunks, and only then the
+record. Equal inputs give equal bytes, so that two workers at one cell from equal inputs are
+harmless, and the record of the first stays.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,16 +37,17 @@ from magg.config import PipelineConfig
 from magg.errors import StoreError
 from magg.granules import GranuleRead
 from magg.grid import Grid
-from magg.store.lock import STALE_AFTER_S, is_stale, read_signature, signed
-from magg.store.open import local_path, open_objects, told_of
+from magg.store import makings
+from magg.store.chunks import parent_of
+from magg.store.lock import STALE_AFTER_S, read_signature, signed
+from magg.store.makings import FOLDER, WRITING
+from magg.store.open import local_path, object_names, open_objects, remove_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-FOLDER = ".magg"
-DONE, WRITING, FAILED = f"{FOLDER}/cells", f"{FOLDER}/writing", f"{FOLDER}/failed"
+DONE, FAILED = f"{FOLDER}/cells", f"{FOLDER}/failed"
 # How long to wait for another run that writes the same cell from other inputs. Its mark is taken
 # for that of a dead worker after as long.
 PATIENCE_S = STALE_AFTER_S
@@ -128,13 +133,19 @@ def list_marks(path: str, region: str | None = None) -> Marks:
     if local is not None and not local.exists():
         return marks
     with told_of(path):
-        found = _entries(open_objects(path, region), FOLDER)
+        found = [meta for batch in open_objects(path, region).list(prefix=FOLDER) for meta in batch]
+    current = {
+        meta["path"].rpartition("/")[2]
+        for meta in found
+        if meta["path"].startswith(f"{makings.MADE}/")
+    }
     for meta in found:
         kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
         if kind == "cells":
-            cell, digest, status = name.removesuffix(".json").replace(".", "/").split("/")
+            cell, making, digest, status = name.removesuffix(".json").replace(".", "/").split("/")
             mark = Mark(digest, status, meta["last_modified"])
-            marks.done[cell] = (*marks.done.get(cell, ()), mark)
+            if making in current:
+                marks.done[cell] = (*marks.done.get(cell, ()), mark)
         elif kind == "writing":
             marks.writing[name.partition("/")[0]] = meta["last_modified"]
         elif kind == "failed":
@@ -146,14 +157,22 @@ def read_record(path: str, cell: str, region: str | None = None) -> Record | Non
     """Return the record of a cell, or None where it is not done."""
     with told_of(path):
         objects = open_objects(path, region)
-        names = _names(objects, f"{DONE}/{cell}")
+        names = [
+            name
+            for name in object_names(objects, f"{DONE}/{cell}")
+            if makings.is_current(objects, name.rpartition("/")[2].partition(".")[0])
+        ]
         if len(names) != 1:
             return None
         return wire.structure(json.loads(bytes(objects.get(names[0]).bytes())), Record)
 
 
 def write_cell(
-    path: str, record: Record, write_chunks: Callable[[], None], region: str | None = None
+    path: str,
+    making: str,
+    record: Record,
+    write_chunks: Callable[[], None],
+    region: str | None = None,
 ) -> None:
     """Write the chunks of a cell and then its record.
 
@@ -161,6 +180,8 @@ def write_cell(
     ----------
     path : str
         Where the store is.
+    making : str
+        Which store was there when the cell's chunk was chosen; see `magg.store.makings`.
     record : Record
         Without a time, which is filled in.
     write_chunks : callable
@@ -172,51 +193,122 @@ def write_cell(
     ------
     StoreError
         If another run is writing the same cell from other inputs, and does not end, or the store
-        cannot be written to.
+        was made anew or cannot be written to.
     """
     objects = open_objects(path, region)
+    writer = _Writer(path, objects, making, record, write_chunks)
+    try:
+        _patiently(path, record.cell, writer.write)
+    finally:
+        if writer.is_late:
+            _void(path, objects, record.chunk, region)
+
+
+def _patiently(path: str, cell: str, attempt: Callable[[dict[str, Any]], bool]) -> None:
+    """Try to have a cell for oneself until it succeeds."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with told_of(path), signed() as me:
-            if _write_alone(objects, record, write_chunks, me):
+            if attempt(me):
                 return
         if time.monotonic() > deadline:
             raise StoreError(
-                f"{path}: another run is writing cell {record.cell} from other granules; "
+                f"{path}: another run is writing cell {cell} from other granules; "
                 "wait for it to end and run again"
             )
         time.sleep(random.uniform(0.0, GIVE_WAY_S))  # noqa: S311 - no secret
 
 
-def _write_alone(
-    objects: ObjectStore, record: Record, write_chunks: Callable[[], None], me: dict[str, Any]
-) -> bool:
-    """Write a cell unless somebody else writes it from other inputs; tell whether it is done."""
-    folder = f"{WRITING}/{record.cell}"
-    inputs = f"{folder}/{_bytes_digest(record)}"
-    mark = f"{inputs}.{me['token']}.json"
-    name = f"{DONE}/{record.cell}/{record.digest}.{record.status}.json"
+@dataclass
+class _Writer:
+    """Somebody who writes one cell."""
+
+    path: str
+    objects: ObjectStore
+    making: str
+    record: Record
+    write_chunks: Callable[[], None]
+    # Taken for dead, when its chunks may have come over those of somebody else.
+    is_late: bool = False
+
+    def write(self, me: dict[str, Any]) -> bool:
+        """Write the cell unless somebody else writes it from other inputs; tell whether it did."""
+        objects, record = self.objects, self.record
+        name = f"{DONE}/{record.cell}/{self.making}.{record.digest}.{record.status}.json"
+        with _marked(objects, record.cell, _bytes_digest(record), me) as mark:
+            makings.require(objects, self.path, self.making)
+            if not _is_alone(objects, mark):
+                return False
+            # The record of a twin stays true, unless granules were skipped, which may be others.
+            old = object_names(objects, f"{DONE}/{record.cell}")
+            remove_objects(objects, *(o for o in old if o != name or record.skipped))
+            try:
+                self.write_chunks()
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.is_late = read_signature(objects, mark) is None
+                raise
+            self.is_late = read_signature(objects, mark) is None
+            if self.is_late:
+                return False
+            # Before the record, after which nobody would come back to remove it.
+            remove_objects(objects, f"{FAILED}/{record.cell}.json")
+            _put(objects, name, wire.unstructure(record) | {"time": _now()})
+        return True
+
+
+def _void(path: str, objects: ObjectStore, chunk: int, region: str | None) -> None:
+    """Take away the records of the cell whose chunk was written too late."""
+    with told_of(path):
+        cell = parent_of(path, chunk, region)
+    if cell is None:
+        return  # nobody has begun to write it
+
+    def remove_records(me: dict[str, Any]) -> bool:
+        with _marked(objects, cell, "void", me) as mark:
+            if not _is_alone(objects, mark):
+                return False
+            remove_objects(objects, *object_names(objects, f"{DONE}/{cell}"))
+        return True
+
+    _patiently(path, cell, remove_records)
+
+
+@contextlib.contextmanager
+def _marked(objects: ObjectStore, cell: str, inputs: str, me: dict[str, Any]) -> Iterator[str]:
+    """Say that somebody is at the chunks of a cell, to make it of some inputs."""
+    mark = f"{WRITING}/{cell}/{inputs}.{me['token']}.json"
     try:
         objects.put(mark, json.dumps(me).encode())
-        others = [other for other in _names(objects, folder) if other != mark]
-        dead = [other for other in others if _is_dead(objects, other)]
-        if any(not other.startswith(inputs) for other in others if other not in dead):
-            return False
-        # The record of a twin stays true, unless granules were skipped, which may be others.
-        records = _names(objects, f"{DONE}/{record.cell}")
-        _remove(objects, *dead, *(old for old in records if old != name or record.skipped))
-        write_chunks()
-        if read_signature(objects, mark) is None:
-            return False  # taken for dead: somebody else may have been at the chunks
-        # Before the record, after which nobody would come back to remove it.
-        _remove(objects, f"{FAILED}/{record.cell}.json")
-        stamped = wire.unstructure(record) | {"time": _now()}
-        objects.put(name, json.dumps(stamped).encode())
+        yield mark
     finally:
         # What stopped the writing matters more than a mark that stays.
         with contextlib.suppress(Exception):
-            _remove(objects, mark)
+            remove_objects(objects, mark)
+
+
+def _is_alone(objects: ObjectStore, mark: str) -> bool:
+    """Tell whether nobody alive is at the cell of a mark with other inputs; remove dead marks."""
+    folder, _, name = mark.rpartition("/")
+    others = [other for other in object_names(objects, folder) if other != mark]
+    dead = [other for other in others if makings.is_dead(objects, other)]
+    twins = f"{folder}/{name.partition('.')[0]}."
+    if any(not other.startswith(twins) for other in others if other not in dead):
+        return False
+    remove_objects(objects, *dead)
     return True
+
+
+def _put(objects: ObjectStore, name: str, content: dict[str, Any]) -> None:
+    """Write an object; where the answer got lost, see whether it is there."""
+    data = json.dumps(content).encode()
+    try:
+        objects.put(name, data)
+    except Exception:
+        with contextlib.suppress(Exception):
+            if bytes(objects.get(name).bytes()) == data:
+                return
+        raise
 
 
 def _bytes_digest(record: Record) -> str:
@@ -225,36 +317,23 @@ def _bytes_digest(record: Record) -> str:
     return hashlib.sha256(json.dumps([record.digest, skipped]).encode()).hexdigest()[:32]
 
 
-def _is_dead(objects: ObjectStore, mark: str) -> bool:
-    holder = read_signature(objects, mark)
-    return holder is None or is_stale(holder)
-
-
 def write_failure(
-    path: str, cell: str, digest: str, type_: str, message: str, region: str | None = None
+    path: str,
+    making: str,
+    cell: str,
+    digest: str,
+    type_: str,
+    message: str,
+    region: str | None = None,
 ) -> None:
     """Note why a cell failed, unless a twin succeeded; a later success removes the note."""
     note = {"cell": cell, "digest": digest, "type": type_, "message": message, "time": _now()}
-    objects = open_objects(path, region)
-    complete = (f"{DONE}/{cell}/{digest}.{status}.json" for status in ("data", "empty"))
-    if not set(complete) & set(_names(objects, f"{DONE}/{cell}")):
-        objects.put(f"{FAILED}/{cell}.json", json.dumps(note).encode())
-
-
-def _names(objects: ObjectStore, folder: str) -> list[str]:
-    return [meta["path"] for meta in _entries(objects, folder)]
-
-
-def _entries(objects: ObjectStore, folder: str) -> list[ObjectMeta]:
-    return [meta for batch in objects.list(prefix=folder) for meta in batch]
-
-
-def _remove(objects: ObjectStore, *names: str) -> None:
-    for name in names:
-        try:
-            objects.delete(name)
-        except FileNotFoundError:
-            continue
+    objects, name = open_objects(path, region), f"{FAILED}/{cell}.json"
+    complete = (f"{DONE}/{cell}/{making}.{digest}.{status}.json" for status in ("data", "empty"))
+    if not set(complete) & set(object_names(objects, f"{DONE}/{cell}")):
+        objects.put(name, json.dumps(note).encode())
+        if not makings.is_current(objects, making):
+            remove_objects(objects, name)
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy as np
 from magg.config import PipelineConfig
 from magg.errors import StoreError, StoreMismatchError
 from magg.grid import Grid, Words, children_of, words_of
-from magg.store import lock, records, schema
+from magg.store import lock, makings, schema
 from magg.store.lock import exclusive
-from magg.store.open import local_path, open_objects, open_store
+from magg.store.open import local_path, object_names, open_objects, open_store, remove_objects
 
 if TYPE_CHECKING:
     import zarr
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
 
 # A chunk of the parents' array that every catalog of order 6 (49,152 cells) fits into.
 PARENTS_PER_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Which chunk of a store is whose.
+
+    Parameters
+    ----------
+    of : dict of int to int
+        Morton word of every parent cell of the store to its chunk.
+    making : str
+        The store that this is true of; see `magg.store.makings`.
+    """
+
+    of: dict[int, int]
+    making: str
 
 
 def prepare(
@@ -35,7 +52,7 @@ def prepare(
     catalog_digest: str = "",
     sources: Mapping[str, Mapping[str, str]] | None = None,
     overwrite: bool = False,
-) -> dict[int, int]:
+) -> Chunks:
     """Make a store ready for a run, and return the chunk of each parent cell.
 
     A new store gets its arrays, complete coordinates and attributes. An existing one is checked,
@@ -59,8 +76,7 @@ def prepare(
 
     Returns
     -------
-    dict of int to int
-        Morton word of every parent cell of the store to its chunk.
+    Chunks
 
     Raises
     ------
@@ -70,6 +86,9 @@ def prepare(
         If there is something at this place that is no store of magg.
     """
     check(path, config, grid, region=region, overwrite=overwrite)
+    if overwrite:
+        # Before the lock, which must not grow old while workers of the former store end.
+        makings.end(open_objects(path, region))
     with exclusive(path, region):
         # Once more, now that nobody else can make or grow the store.
         held = check(path, config, grid, region=region, overwrite=overwrite)
@@ -80,7 +99,9 @@ def prepare(
         _complete(
             open_store(path, region=region), config, grid, held, new, catalog_digest, sources or {}
         )
-    return {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
+        token = makings.begin(open_objects(path, region))
+    chunks = {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
+    return Chunks(chunks, token)
 
 
 def check(
@@ -150,29 +171,31 @@ def _is_empty(objects: ObjectStore) -> bool:
     """Tell whether nothing is here but what magg leaves before there is a store."""
     # Zarr leaves such a file where it was killed before it could rename it.
     keys = [meta["path"] for meta in next(iter(objects.list()), [])]
-    return all(key.startswith(records.FOLDER) or key.endswith(".partial") for key in keys)
+    return all(key.startswith(makings.FOLDER) or key.endswith(".partial") for key in keys)
 
 
 def _clear(path: str, region: str | None) -> None:
     """Delete a store in an order that leaves, wherever it is cut short, no cell that reads as done.
 
-    Records go first, then what makes a group a finished one, and the mark of the root last; the
-    lock stays.
+    All records are void as soon as their token is gone. What makes a group a finished one goes
+    next, and the mark of the root last; the lock stays.
     """
 
     def turn(key: str) -> int:
-        if key.startswith(records.FOLDER):
-            return 0
         folder, _, name = key.partition("/")
         if name == "zarr.json" and folder.isdecimal():
             return 1
         return 3 if key == "zarr.json" else 2
 
     objects = open_objects(path, region)
-    keys = [meta["path"] for batch in objects.list() for meta in batch]
-    doomed = sorted((key for key in keys if key != lock.NAME), key=turn)
-    for _, together in itertools.groupby(doomed, key=turn):
-        objects.delete(list(together))
+    makings.end(objects)
+    doomed = sorted((key for key in object_names(objects) if key != lock.NAME), key=turn)
+    for _, group in itertools.groupby(doomed, key=turn):
+        together = list(group)
+        try:
+            objects.delete(together)
+        except FileNotFoundError:  # a mark, which its worker has removed meanwhile
+            remove_objects(objects, *together)
     folder = local_path(path)
     if folder is not None:
         for empty in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):

@@ -15,25 +15,30 @@ from cell_faults import assert_complete, cells_of, done_cells, reads_as_done
 
 from magg import Catalog
 from magg.errors import StoreError
-from magg.store import lock, records
+from magg.store import lock, makings, records
 from magg.store.inspect import cell_states
-from magg.store.open import open_objects
+from magg.store.open import object_names, open_objects
 
 CELL = "-5121132"
+MAKING = "0123456789abcdef"
 
 
 @pytest.fixture
 def path(tmp_path):
-    return str(tmp_path / "s.zarr")
+    path = str(tmp_path / "s.zarr")
+    put(path, f"{makings.MADE}/{MAKING}", "")
+    return path
 
 
 def record(digest="a" * 32, status="data", skipped=()):
     return records.Record(CELL, digest, status, 0, 1, 1, skipped=skipped)
 
 
-def names(path, folder=records.FOLDER):
+def names(path, folder=makings.FOLDER):
     return sorted(
-        meta["path"] for batch in open_objects(path).list(prefix=folder) for meta in batch
+        name
+        for name in object_names(open_objects(path), folder)
+        if not name.startswith(makings.MADE)
     )
 
 
@@ -49,10 +54,10 @@ def signature():
 
 def test_a_record_appears_only_after_all_chunks(path):
     seen = []
-    records.write_cell(path, record(), lambda: seen.append(names(path)))
+    records.write_cell(path, MAKING, record(), lambda: seen.append(names(path)))
     ((mark,),) = seen
     assert mark.startswith(f".magg/writing/{CELL}/")
-    assert names(path) == [f".magg/cells/{CELL}/{'a' * 32}.data.json"]
+    assert names(path) == [f".magg/cells/{CELL}/{MAKING}.{'a' * 32}.data.json"]
 
 
 def test_what_was_read_used_and_dropped_is_in_the_record(small, path):
@@ -135,18 +140,18 @@ def test_finding_out_what_is_done_costs_one_listing(small, path, monkeypatch):
 
 
 def test_a_failure_is_noted_and_a_success_removes_the_note(path):
-    records.write_failure(path, CELL, "a" * 32, "ValueError", "no")
+    records.write_failure(path, MAKING, CELL, "a" * 32, "ValueError", "no")
     (note,) = names(path)
     held = json.loads(bytes(open_objects(path).get(note).bytes()))
     assert (held["cell"], held["type"], held["message"]) == (CELL, "ValueError", "no")
     assert cell_states(path, [CELL])["failed"] == 1
-    records.write_cell(path, record(), lambda: None)
+    records.write_cell(path, MAKING, record(), lambda: None)
     assert cell_states(path, [CELL]) | {"first": 0, "last": 0} == states(data=1)
 
 
 def test_a_straggler_that_fails_after_its_twin_succeeded_makes_no_failure(path):
-    records.write_cell(path, record(), lambda: None)
-    records.write_failure(path, CELL, "a" * 32, "ValueError", "no")
+    records.write_cell(path, MAKING, record(), lambda: None)
+    records.write_failure(path, MAKING, CELL, "a" * 32, "ValueError", "no")
     assert cell_states(path, [CELL])["failed"] == 0
 
 
@@ -158,8 +163,8 @@ def states(**known):
 def test_states_tell_cells_apart(path):
     done = [("1", "data"), ("2", "empty"), ("3", "partial")]
     for cell, status in done:
-        records.write_cell(path, replace(record(status=status), cell=cell), lambda: None)
-    records.write_failure(path, "4", "d", "ValueError", "no")
+        records.write_cell(path, MAKING, replace(record(status=status), cell=cell), lambda: None)
+    records.write_failure(path, MAKING, "4", "d", "ValueError", "no")
     put(path, ".magg/writing/5/in.token.json", {})
     found = cell_states(path, ["1", "2", "3", "4", "5", "6"])
     assert found | {"first": 0, "last": 0} == states(
@@ -168,20 +173,20 @@ def test_states_tell_cells_apart(path):
 
 
 def test_chunks_that_cannot_be_written_leave_no_record_of_older_ones(path):
-    records.write_cell(path, record("a" * 32), lambda: None)
+    records.write_cell(path, MAKING, record("a" * 32), lambda: None)
 
     def broken():
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        records.write_cell(path, record("b" * 32), broken)
+        records.write_cell(path, MAKING, record("b" * 32), broken)
     assert names(path) == []
 
 
 def test_a_twin_that_fails_leaves_the_record_of_the_first(path):
-    records.write_cell(path, record(), lambda: None)
+    records.write_cell(path, MAKING, record(), lambda: None)
     with pytest.raises(OSError, match="x"):
-        records.write_cell(path, record(), lambda: (_ for _ in ()).throw(OSError("x")))
+        records.write_cell(path, MAKING, record(), lambda: (_ for _ in ()).throw(OSError("x")))
     assert done_cells(path) == {CELL}
 
 
@@ -197,7 +202,7 @@ def both_at_once(path, first, second):
             inside.remove(mine)
 
         try:
-            records.write_cell(path, mine, chunks)
+            records.write_cell(path, MAKING, mine, chunks)
         except StoreError as error:
             errors.append(error)
 
@@ -234,7 +239,7 @@ def test_writers_of_other_bytes_never_write_together_and_leave_one_record(
 
 def test_writers_of_equal_bytes_do_not_wait_for_each_other(path):
     assert both_at_once(path, record(), record())
-    assert names(path) == [f".magg/cells/{CELL}/{'a' * 32}.data.json"]
+    assert names(path) == [f".magg/cells/{CELL}/{MAKING}.{'a' * 32}.data.json"]
 
 
 @pytest.mark.parametrize("how", ["dead", "old"])
@@ -242,7 +247,7 @@ def test_the_mark_of_a_dead_writer_is_taken_away(path, how):
     mark = signature() | ({"pid": 2**22 + 1} if how == "dead" else {"time": 0.0})
     put(path, f".magg/writing/{CELL}/other.token.json", mark)
     assert cell_states(path, [CELL])["interrupted"] == 1
-    records.write_cell(path, record(), lambda: None)
+    records.write_cell(path, MAKING, record(), lambda: None)
     assert names(path, records.WRITING) == []
 
 
@@ -252,7 +257,7 @@ def test_a_writer_that_does_not_end_is_an_error_and_no_mixture(path, monkeypatch
     put(path, f".magg/writing/{CELL}/other.token.json", signature())
     wrote = []
     with pytest.raises(StoreError, match=f"another run is writing cell {CELL}"):
-        records.write_cell(path, record(), lambda: wrote.append(1))
+        records.write_cell(path, MAKING, record(), lambda: wrote.append(1))
     assert wrote == []
     assert done_cells(path) == set()
 
@@ -266,6 +271,6 @@ def test_a_writer_that_was_taken_for_dead_writes_again(path):
             for name in names(path, records.WRITING):
                 open_objects(path).delete(name)
 
-    records.write_cell(path, record(), chunks)
+    records.write_cell(path, MAKING, record(), chunks)
     assert len(wrote) == 2
     assert done_cells(path) == {CELL}

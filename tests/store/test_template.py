@@ -47,7 +47,7 @@ def test_coordinates_are_complete_as_soon_as_the_template_exists(path, config):
     np.testing.assert_array_equal(ids, children_of(parents, GRID))
     assert (np.diff(ids.astype(np.int64)) > 0).all()
     np.testing.assert_array_equal(group["morton"][:], words_of(ids, 9))
-    assert list(chunks) == parents.tolist()
+    assert list(chunks.of) == parents.tolist()
 
 
 def test_every_array_has_one_chunk_per_parent_cell_and_is_compressed(path, config):
@@ -109,8 +109,8 @@ def test_new_parent_cells_are_appended_and_none_moves(path, config):
     before = template.prepare(path, config, GRID, words(3, 9))
     write_chunks(path, 9, 1, {"count": np.full(GRID.children, 5, np.int32)}, version="1")
     after = template.prepare(path, config, GRID, words(1, 5, 9))
-    assert len(after) == 4
-    assert all(after[word] == chunk for word, chunk in before.items())
+    assert len(after.of) == 4
+    assert all(after.of[word] == chunk for word, chunk in before.of.items())
     group = group_of(path)
     expected = np.concatenate([children_of(words(3, 9), GRID), children_of(words(1, 5), GRID)])
     np.testing.assert_array_equal(group["cell_ids"][:], expected)
@@ -122,7 +122,7 @@ def test_new_parent_cells_are_appended_and_none_moves(path, config):
 
 def test_a_smaller_catalog_leaves_the_other_cells_where_they_are(path, config):
     template.prepare(path, config, GRID, words(3, 9))
-    assert len(template.prepare(path, config, GRID, words(9))) == 2
+    assert len(template.prepare(path, config, GRID, words(9)).of) == 2
 
 
 def test_growth_that_was_cut_short_is_completed(path, config):
@@ -141,7 +141,7 @@ def test_a_template_that_was_cut_short_is_made_again(path, config):
     del attributes["magg"]
     group.attrs.put(attributes)
     chunks = template.prepare(path, config, GRID, words(8))
-    assert list(chunks) == words(8).tolist()
+    assert list(chunks.of) == words(8).tolist()
 
 
 @pytest.mark.parametrize(
