@@ -1,10 +1,14 @@
-"""A program whose run is slow after some quick cells, and that tells on stdout what happens."""
+"""A program whose run is slow after some quick cells, and that tells on stdout what happens.
+
+It ends, and its workers with it, when whoever holds the other end of its standard input dies.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +22,14 @@ from magg.executors import base
 def tell(kind, **about):
     sys.stdout.write(json.dumps({"kind": kind, "at": time.time()} | about) + "\n")
     sys.stdout.flush()
+
+
+def end_with_owner():
+    def wait():
+        os.read(0, 1)  # sys.stdin would hold a lock that the end of Python waits for
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def listen(event):
@@ -59,6 +71,7 @@ def slow_processes(cells, seconds, folder):
 def main():
     from cell_faults import small_orders
 
+    end_with_owner()
     store, path, backend, seconds, folder, is_bar = sys.argv[1:]
     catalog = Catalog.load(path)
     in_order = sorted(catalog.cells, key=lambda cell: -len(catalog.cells[cell]))

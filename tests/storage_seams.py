@@ -25,6 +25,7 @@ from obstore.store import LocalStore as ObstoreLocal
 import magg.cell
 from magg import Catalog, load_config, run
 
+HANGS_AFTER_S = 120
 # A hook is called with what kind of operation it is, what it is about, and the operation itself.
 Hook = Callable[[str, str, Callable[[], object]], object]
 
@@ -137,6 +138,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             code = 1
+            signal.alarm(HANGS_AFTER_S)  # whoever asked for it may be dead
             try:
                 _scenario(json.loads(line))
                 code = 0

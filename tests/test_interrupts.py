@@ -34,6 +34,7 @@ class Victim:
         self.process = subprocess.Popen(
             [sys.executable, interrupted_run.__file__, *map(str, arguments)],
             env={"PYTHONPATH": ":".join(sys.path), "COLUMNS": "300"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,9 +74,8 @@ def victim(tmp_path, small):
 
     yield start
     for started in victims:
-        with contextlib.suppress(ProcessLookupError):
+        with started.process, contextlib.suppress(ProcessLookupError):
             os.killpg(started.process.pid, signal.SIGKILL)
-        started.process.communicate()
 
 
 @pytest.mark.parametrize("everybody", [False, True], ids=["client", "terminal"])
@@ -124,6 +124,22 @@ def test_an_interrupted_process_ends_without_a_second_interrupt(victim, small, b
     assert_complete(run.store, small.cells)
 
 
+def test_a_run_under_test_ends_when_the_test_dies(victim):
+    run = victim("processes", seconds=30.0)
+    run.until("cell", 3)
+    assert len(run.workers()) == 2
+    run.process.stdin.close()  # as when pytest is killed
+    assert run.process.wait(5) == -signal.SIGKILL
+    deadline = time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(run.process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("workers are left behind")
+
+
 def test_what_still_runs_after_an_interrupt_is_kept_if_the_process_goes_on(
     small, tmp_path, monkeypatch
 ):
@@ -149,7 +165,7 @@ def test_the_bar_is_closed_after_an_interrupt(victim):
     time.sleep(1.0)
     run.interrupt()
     run.until("control")
-    _, shown = run.process.communicate(timeout=10)
+    shown = run.process.stderr.read()
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
     assert "are done and kept" in shown
     assert shown.endswith("\n")

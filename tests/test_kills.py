@@ -48,7 +48,11 @@ class Forks:
 
     def close(self):
         self._process.stdin.close()
-        assert self._process.wait(30) == 0
+        try:
+            assert self._process.wait(30) == 0
+        finally:
+            self._process.kill()
+            self._process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -182,11 +182,19 @@ if __name__ == "__main__":
 """
 
 
-def start(store, *catalogs):
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, store, *map(str, catalogs)],
-        env={"PYTHONPATH": ":".join(sys.path)},
-    )
+@pytest.fixture
+def start():
+    runs = []
+
+    def start(store, *catalogs):
+        command = [sys.executable, "-c", RUN, store, *map(str, catalogs)]
+        runs.append(subprocess.Popen(command, env={"PYTHONPATH": ":".join(sys.path)}))
+        return runs[-1]
+
+    yield start
+    for started in runs:
+        started.kill()
+        started.wait()
 
 
 def halves(small, tmp_path):
@@ -196,14 +204,18 @@ def halves(small, tmp_path):
     return first.save(tmp_path / "first.json"), second.save(tmp_path / "second.json")
 
 
-def test_two_runs_that_make_and_grow_one_store_at_once_end_with_the_union(small, path, tmp_path):
+def test_two_runs_that_make_and_grow_one_store_at_once_end_with_the_union(
+    start, small, path, tmp_path
+):
     first, second = halves(small, tmp_path)
     runs = [start(path, first), start(path, second)]
     assert [run.wait(60) for run in runs] == [0, 0]
     assert_complete(path, small.cells)
 
 
-def test_two_runs_with_other_granules_for_the_same_cells_leave_no_mixture(small, path, tmp_path):
+def test_two_runs_with_other_granules_for_the_same_cells_leave_no_mixture(
+    start, small, path, tmp_path
+):
     fewer = {cell: granules[:1] for cell, granules in small.catalog.cells.items()}
     older = Catalog(10, fewer).save(tmp_path / "older.json")
     newer = small.catalog.save(tmp_path / "newer.json")
