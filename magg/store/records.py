@@ -142,9 +142,10 @@ def list_marks(path: str, region: str | None = None) -> Marks:
     for meta in found:
         kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
         if kind == "cells":
-            cell, making, digest, status = name.removesuffix(".json").replace(".", "/").split("/")
-            mark = Mark(digest, status, meta["last_modified"])
+            cell, making, *told = name.removesuffix(".json").replace(".", "/").split("/")
             if making in current:
+                digest, status = told
+                mark = Mark(digest, status, meta["last_modified"])
                 marks.done[cell] = (*marks.done.get(cell, ()), mark)
         elif kind == "writing":
             marks.writing[name.partition("/")[0]] = meta["last_modified"]
@@ -246,7 +247,7 @@ class _Writer:
                 self.write_chunks()
             except BaseException:
                 with contextlib.suppress(Exception):
-                    self.is_late = read_signature(objects, mark) is None
+                    self.is_late |= read_signature(objects, mark) is None
                 raise
             self.is_late = read_signature(objects, mark) is None
             if self.is_late:

@@ -10,11 +10,14 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+import zarr
 from cell_faults import assert_complete, cells_of, done_cells, reads_as_done
 
 from magg import Catalog
 from magg.errors import StoreError
+from magg.grid import from_decimal
 from magg.store import lock, makings, records
 from magg.store.inspect import cell_states
 from magg.store.open import object_names, open_objects
@@ -274,3 +277,32 @@ def test_a_writer_that_was_taken_for_dead_writes_again(path):
     records.write_cell(path, MAKING, record(), chunks)
     assert len(wrote) == 2
     assert done_cells(path) == {CELL}
+
+
+def test_a_writer_that_was_taken_for_dead_and_fails_leaves_no_record_of_what_it_wrote_over(path):
+    parents = np.array([from_decimal(CELL)], dtype=np.uint64)
+    zarr.open_group(path, mode="a").create_array("parent_cells", data=parents)
+    twins = f"{records.DONE}/{CELL}/{MAKING}.{'b' * 32}.data.json"
+
+    def chunks():
+        if done_cells(path):
+            raise OSError("disk full")
+        for name in names(path, makings.WRITING):
+            open_objects(path).delete(name)
+        put(path, twins, {})
+
+    with pytest.raises(OSError, match="disk full"):
+        records.write_cell(path, MAKING, record("b" * 32), chunks)
+    assert done_cells(path) == set()
+
+
+def test_a_record_of_no_present_making_does_not_count(path):
+    records.write_cell(path, MAKING, record(), lambda: None)
+    assert done_cells(path) == {CELL}
+    makings.end(open_objects(path))
+    assert done_cells(path) == set()
+    assert records.read_record(path, CELL) is None
+    assert makings.begin(open_objects(path)) != MAKING
+    assert done_cells(path) == set()
+    with pytest.raises(StoreError, match="made anew"):
+        records.write_cell(path, MAKING, record(), lambda: None)
