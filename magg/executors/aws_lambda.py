@@ -74,7 +74,7 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
     Raises
     ------
     ValueError
-        If ``max_workers`` is less than 1.
+        If ``max_workers`` or ``burst`` is less than 1, or ``per_second`` not positive.
     MissingExtraError
         If boto3 is not installed.
     AccessDeniedError
@@ -154,8 +154,8 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
         self.longest_call_s = facts.timeout_s
         if not self._has_price:
             self.usage.price = Price.of(self.region, facts.architecture)
-        self._pacer.limit = facts.concurrency
         notices = lambda_preflight.judge(facts, self._max_workers)
+        self._pacer.limit = facts.concurrency
         if store is not None:
             lambda_preflight.check_bucket(store, self.region)
         return notices

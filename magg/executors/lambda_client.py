@@ -142,7 +142,8 @@ def allow_connections(number: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-_switching = threading.Lock()
+# An executor that is dropped may end its patience while this thread begins or ends another.
+_switching = threading.RLock()
 _patient = 0
 _usual_interval = 0.0
 

@@ -17,6 +17,7 @@ from magg.errors import (
     MissingExtraError,
     PayloadError,
     RemoteError,
+    ThrottledError,
     WorkerLostError,
     WorkerOutOfMemoryError,
     WorkerTimeoutError,
@@ -36,7 +37,15 @@ _REFUSED = {
     "SnapStartNotReadyException",
     "ResourceNotReadyException",
 }
-_EXPIRED = {"ExpiredTokenException", "ExpiredToken", "RequestExpired"}
+_EXPIRED = {
+    "ExpiredTokenException",
+    "ExpiredToken",
+    "RequestExpired",
+    # Of `aws sso login`, found out on this side.
+    "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+}
 _INVALID = {
     "UnrecognizedClientException",
     "InvalidClientTokenId",
@@ -48,7 +57,13 @@ _INVALID = {
 _DENIED = {"AccessDeniedException", "AccessDenied", "KMSAccessDeniedException"}
 # Nothing was sent: there was no connection to send it over.
 _UNCONNECTED = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
-_LOST = ("ConnectionClosedError", "ReadTimeoutError", "ResponseStreamingError", "HTTPClientError")
+_LOST = (
+    "ConnectionClosedError",
+    "ReadTimeoutError",
+    "ResponseStreamingError",
+    "IncompleteReadError",
+    "HTTPClientError",
+)
 _BROKEN_PACKAGE = (
     "Runtime.ImportModuleError",
     "Runtime.HandlerNotFound",
@@ -108,7 +123,9 @@ def translate(error: BaseException, function: str, region: str) -> Exception:
             "or MAGG_LAMBDA_FUNCTION_NAME"
         )
     if code in _EXPIRED:
-        return CredentialsExpiredError(f"{place}: the AWS credentials have expired; renew them")
+        return CredentialsExpiredError(
+            f"{place}: the AWS credentials have expired; renew them (with `aws sso login`, say)"
+        )
     if code in _INVALID or _is_a(error, ("NoCredentialsError", "PartialCredentialsError")):
         return no_credentials(place)
     if code in _DENIED:
@@ -117,8 +134,18 @@ def translate(error: BaseException, function: str, region: str) -> Exception:
             "lambda:InvokeFunction and lambda:GetFunctionConfiguration on it"
         )
     if code in ("RequestTooLargeException", "RequestEntityTooLargeException"):
-        return PayloadError(f"{place}: the call is larger than the 6 MB that Lambda takes")
-    if was_not_sent(error) or _is_a(error, _LOST):
+        return PayloadError(
+            f"{place}: the call is larger than the 6 MB that Lambda takes; pass "
+            "offload_to='s3://bucket/prefix', or pass what is large by its URL"
+        )
+    if was_refused(error):
+        return ThrottledError(f"{place}: refused for now ({reason_of(error)}); try again later")
+    if was_not_sent(error):
+        return WorkerLostError(
+            f"{place} cannot be reached ({_message(error)}); look at the network, the proxy and "
+            "the region"
+        )
+    if _is_a(error, _LOST) or _is_broken_tls(error):
         return WorkerLostError(
             f"{place}: the answer was lost, and the function may have run ({_message(error)})"
         )
@@ -164,7 +191,10 @@ def of_function(body: object, function: str, memory_mb: int | None) -> Exception
     if kind in _BROKEN_PACKAGE:
         return BackendError(f"{where}: its package is broken ({kind}: {message}); deploy it again")
     if kind == "Function.ResponseSizeTooLarge":
-        return PayloadError(f"{where}: its answer is larger than the 6 MB that Lambda returns")
+        return PayloadError(
+            f"{where}: its answer is larger than the 6 MB that Lambda returns; deploy magg's own "
+            "handler, and pass offload_to='s3://bucket/prefix'"
+        )
     if kind.startswith(("Runtime.", "Extension.", "Sandbox.")):
         return WorkerLostError(f"{where}: {kind}: {_without_id(message)}")
     stack = told.get("stackTrace")
@@ -178,6 +208,11 @@ def of_function(body: object, function: str, memory_mb: int | None) -> Exception
 def _is_a(error: BaseException, names: tuple[str, ...]) -> bool:
     """Compare by name, so that botocore is imported only where it is used."""
     return any(cls.__name__ in names for cls in type(error).__mro__)
+
+
+def _is_broken_tls(error: BaseException) -> bool:
+    """Tell a connection that broke from a certificate that is wrong and stays so."""
+    return _is_a(error, ("SSLError",)) and "certificate" not in str(error).lower()
 
 
 def _message(error: BaseException) -> str:

@@ -22,7 +22,13 @@ _BY_REGION = {
 }
 _ARM_SHARE = 0.8
 _MB_PER_GB = 1024.0
-_FIELD = re.compile(r"(Billed Duration|Memory Size|Max Memory Used|Init Duration): ([\d.]+)")
+_FIELD = re.compile(r"(Billed Duration|Memory Size|Max Memory Used|Init Duration): (\d+(?:\.\d+)?)")
+_KEYS = {
+    "Billed Duration": "billedDurationMs",
+    "Memory Size": "memorySizeMB",
+    "Max Memory Used": "maxMemoryUsedMB",
+    "Init Duration": "initDurationMs",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Report:
     def parse(cls, log: str) -> Report | None:
         """Return the report at the end of a log, written as text or JSON, if there is one."""
         for line in reversed(log.splitlines()):
-            if line.startswith("REPORT "):
+            if line.startswith("REPORT RequestId:"):
                 return cls._of_values({name: float(value) for name, value in _FIELD.findall(line)})
             if '"platform.report"' in line:
                 return cls._of_json(line)
@@ -88,15 +94,10 @@ class Report:
     def _of_json(cls, line: str) -> Report | None:
         try:
             metrics = json.loads(line)["record"]["metrics"]
+            values = {name: float(metrics[key]) for name, key in _KEYS.items() if key in metrics}
         except (ValueError, KeyError, TypeError):
             return None
-        names = {
-            "Billed Duration": "billedDurationMs",
-            "Memory Size": "memorySizeMB",
-            "Max Memory Used": "maxMemoryUsedMB",
-            "Init Duration": "initDurationMs",
-        }
-        return cls._of_values({k: float(metrics[v]) for k, v in names.items() if v in metrics})
+        return cls._of_values(values)
 
     @classmethod
     def _of_values(cls, values: dict[str, float]) -> Report:

@@ -11,7 +11,6 @@ import re
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from magg.errors import PayloadError
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = ".magg/payloads"
 REFERENCE = "reference"
-_NAMED_HERE = re.compile(r"s3://[^/]+/(.+/)?\.magg/payloads/[0-9a-f]{32}\.json")
+_NAMED_HERE = re.compile(r"s3://([^/]+)/((?:.+/)?\.magg/payloads/[0-9a-f]{32}\.json)")
 
 
 def put(prefix: str, data: bytes, region: str | None) -> str:
@@ -76,9 +75,13 @@ def delete(url: str, region: str | None) -> None:
 def _place(url: str, region: str | None) -> tuple[S3Store, str]:
     from obstore.store import S3Store
 
-    if not _NAMED_HERE.fullmatch(url):
-        raise PayloadError(f"{url[:200]} names no payload of magg's")
-    parts = urlsplit(url)
+    # Not urlsplit: what it takes for a query would hide the end of the key from it.
+    named = _NAMED_HERE.fullmatch(url)
+    if named is None or ".." in url.split("/"):
+        raise PayloadError(
+            "a payload must be named s3://bucket/prefix/.magg/payloads/{32 hex digits}.json, as "
+            "magg names those that it puts there; nothing else is read or written"
+        )
+    name, key = named.groups()
     # obstore takes no None; without a region the environment decides.
-    bucket = S3Store(parts.netloc, region=region) if region else S3Store(parts.netloc)
-    return bucket, parts.path.lstrip("/")
+    return S3Store(name, region=region) if region else S3Store(name), key

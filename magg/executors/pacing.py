@@ -35,6 +35,11 @@ class Pacer:
     clock : callable
         Monotonic seconds.
 
+    Raises
+    ------
+    ValueError
+        If no environment could ever be started.
+
     Attributes
     ----------
     limit : int or None
@@ -47,6 +52,8 @@ class Pacer:
         per_second: float = PER_SECOND,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if burst < 1 or per_second <= 0:
+            raise ValueError("burst must be at least 1 and per_second greater than 0")
         self.limit: int | None = None
         self._burst, self._per_second, self._clock = float(burst), per_second, clock
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import inspect
 import math
+import re
 import traceback
 import typing
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ TRACEBACK_CHARACTERS = 8_000
 OK, MALFORMED, CONFLICT, RAISED = 200, 400, 409, 500
 # JSON has no such numbers, and services refuse what Python writes for them.
 NON_FINITE = "$number"
+_VERSION = re.compile(r"\d[\w.+]{0,40}")
 FIRST_FORMAT = {"chunk_idx", "parent_morton", "granule_urls", "store_path", "s3_credentials"}
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -55,6 +57,7 @@ class Calls:
         """Raise `BackendError` for a function that the other side would not know."""
         if self.codec == "json":
             self._name(function)
+            _annotations(function)
 
     def request(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -85,6 +88,9 @@ class Calls:
             return answer | {"status": CONFLICT, "error": describe(error)}
         except PayloadError as error:
             return answer | {"status": MALFORMED, "error": describe(error)}
+        except RecursionError:
+            deep = PayloadError("the call is nested too deeply")
+            return answer | {"status": MALFORMED, "error": describe(deep)}
         try:
             result = function(*args, **kwargs)
             # Not in a tuple of both: the value must not outlive its own encoding.
@@ -118,7 +124,7 @@ class Calls:
             raise _remote(int(answer.get("status", RAISED)), error, pickled=self.codec == "pickle")
         if self.codec == "pickle":
             return _unpickle(answer["result"])
-        expected = typing.get_type_hints(function).get("return", Any)
+        expected = _annotations(function).get("return", Any)
         return _to_typed(answer.get("result"), expected)
 
     def _name(self, function: Callable[..., Any]) -> str:
@@ -137,22 +143,26 @@ class Calls:
         call = _checked(event)
         if call.get("codec") != self.codec:
             raise PayloadError(
-                f"the call is written as {call.get('codec')!r} and this function reads "
-                f"{self.codec!r}; give both ends the same codec"
+                f"the call is not written as {self.codec!r}, which this function reads; give both "
+                "ends the same codec"
             )
         if self.codec == "pickle":
             return _unpickled_call(call.get("pickled"))
         name = call.get("function")
         if not isinstance(name, str) or name not in self.functions:
             raise PayloadError(
-                f"there is no function {name!r} here; known: {', '.join(sorted(self.functions))}"
+                "the call names no function that is known here; known: "
+                f"{', '.join(sorted(self.functions)) or 'none'}"
             )
         function = self.functions[name]
         return function, *_structured(function, call)
 
 
 def _checked(event: object) -> Mapping[str, Any]:
-    """Return a call whose envelope is right, or say what is wrong with it."""
+    """Return a call whose envelope is right, or say what is wrong with it.
+
+    What the call holds is never repeated: it may be a credential in the wrong place.
+    """
     if not isinstance(event, Mapping):
         raise PayloadError("a call must be a JSON object with the key 'magg_call'")
     if event.keys() & FIRST_FORMAT and "magg_call" not in event:
@@ -162,10 +172,13 @@ def _checked(event: object) -> Mapping[str, Any]:
             "[task]}, as magg.executors.LambdaExecutor does"
         )
     if event.get("magg_call") != FORMAT:
-        raise PayloadError(f"'magg_call' must be {FORMAT}, not {event.get('magg_call')!r}")
-    if not compatible(str(event.get("version", "")), __version__):
+        raise PayloadError(f"'magg_call' must be {FORMAT}")
+    version = event.get("version")
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise PayloadError("'version' must be the caller's version of magg")
+    if not compatible(version, __version__):
         raise VersionMismatchError(
-            f"the caller runs magg {event.get('version')} and this function {__version__}; "
+            f"the caller runs magg {version} and this function {__version__}; "
             "deploy the function again, or install the same version on both sides"
         )
     return event
@@ -183,16 +196,38 @@ def _structured(
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
         raise PayloadError("'arguments' must be a list and 'keywords' an object")
     try:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C have none
+        return tuple(map(_unmarked, args)), _unmarked(kwargs)
+    try:
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise PayloadError(f"{call['function']}: {error}") from None
-    types = typing.get_type_hints(function)
+    types = _annotations(function)
     try:
         for name, value in bound.arguments.items():
-            bound.arguments[name] = _to_typed(value, types.get(name, Any))
+            expected, kind = types.get(name, Any), signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(_to_typed(one, expected) for one in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {k: _to_typed(one, expected) for k, one in value.items()}
+            else:
+                bound.arguments[name] = _to_typed(value, expected)
     except PayloadError as error:
         raise PayloadError(f"{call['function']}: argument {name!r}: {error}") from None
     return bound.args, bound.kwargs
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except TypeError:  # objects that can be called have none
+        return {}
+    except NameError as error:
+        raise PayloadError(
+            f"the annotations of {function!r} cannot be resolved ({error}); import what they name "
+            "where the function is defined, and not under TYPE_CHECKING"
+        ) from None
 
 
 def _to_plain(value: object) -> Any:
@@ -218,15 +253,22 @@ def _marked(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {NON_FINITE: str(value)}
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise PayloadError("JSON has no keys but text; make them text, or use codec='pickle'")
         return {key: _marked(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_marked(inner) for inner in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise PayloadError(
+        f"JSON has nothing for a {type(value).__name__}; use numbers, text, lists, dicts and "
+        "dataclasses of them, or codec='pickle' at both ends"
+    )
 
 
 def _unmarked(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {NON_FINITE}:
+        if value.keys() == {NON_FINITE} and value[NON_FINITE] in ("nan", "inf", "-inf"):
             return float(value[NON_FINITE])
         return {key: _unmarked(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -237,9 +279,13 @@ def _unmarked(value: Any) -> Any:
 def describe(error: BaseException) -> dict[str, Any]:
     """Return an exception as plain data."""
     text = "".join(traceback.format_exception(error))
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is has a name at least
+        message = ""
     return {
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
+        "message": message or type(error).__name__,
         "traceback": text[-TRACEBACK_CHARACTERS:],
     }
 

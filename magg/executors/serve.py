@@ -51,9 +51,20 @@ def make_handler(
 
     def handler(event: Any, context: Any) -> dict[str, Any]:
         began = time.perf_counter()
-        answer = _fitting(event, _answer(calls, event))
-        told = dict(facts(answer)) if facts else {}
-        _log(event, context, answer, told | {"seconds": round(time.perf_counter() - began, 3)})
+        answer = _answer(calls, event)
+        told = _told(facts, answer)
+        answer = _fitting(event, answer)
+        line = {
+            "message": "call",
+            "function": _known_name(functions, event),
+            "status": answer["status"],
+            "error": answer["error"]["type"] if "error" in answer else None,
+            "magg": __version__,
+            "request_id": getattr(context, "aws_request_id", None),
+            **told,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        _log(line)
         return answer
 
     return handler
@@ -69,17 +80,19 @@ def _answer(calls: Calls, event: Any) -> dict[str, Any]:
 
 def _fitting(event: Any, answer: dict[str, Any]) -> dict[str, Any]:
     """Put an answer that is too large into the bucket, and name it instead."""
-    size = len(json.dumps(answer, allow_nan=False))
-    if size <= ANSWER_BYTES:
+    try:
+        data = json.dumps(answer, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        return _failure(RAISED, error)
+    if len(data) <= ANSWER_BYTES:
         return answer
     place = event.get("offload") if isinstance(event, Mapping) else None
     try:
         if not isinstance(place, Mapping):
             raise PayloadError(
-                f"the answer is {size / 2**20:.1f} MB and Lambda returns 6 MB; give the executor "
-                "offload_to='s3://bucket/prefix'"
+                f"the answer is {len(data) / 2**20:.1f} MB and Lambda returns 6 MB; give the "
+                "executor offload_to='s3://bucket/prefix'"
             )
-        data = json.dumps(answer).encode()
         url = offload.put(str(place.get("prefix")), data, place.get("region"))
     except Exception as error:  # noqa: BLE001 - the caller is told
         return _failure(RAISED, error)
@@ -100,18 +113,21 @@ def _failure(status: int, error: Exception) -> dict[str, Any]:
     }
 
 
-def _log(event: Any, context: Any, answer: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def _told(facts: Facts | None, answer: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(facts(answer)) if facts else {}
+    except Exception as error:  # noqa: BLE001 - an answer is worth more than its line in the log
+        return {"facts_error": type(error).__name__}
+
+
+def _known_name(functions: Functions, event: Any) -> str | None:
+    """Return the name of the function, if it is one: a call may hold anything in its place."""
+    name = event.get("function") if isinstance(event, Mapping) else None
+    return name if isinstance(name, str) and name in functions else None
+
+
+def _log(line: Mapping[str, Any]) -> None:
     """Write one line of JSON: names and numbers, nothing of what a call holds."""
-    call = event if isinstance(event, Mapping) else {}
-    error = answer.get("error")
-    line = {
-        "message": "call",
-        "function": call.get("function") if isinstance(call.get("function"), str) else None,
-        "status": answer.get("status"),
-        "error": error["type"] if error else None,
-        "magg": __version__,
-        "request_id": getattr(context, "aws_request_id", None),
-        **told,
-    }
-    sys.stdout.write(json.dumps({k: v for k, v in line.items() if v is not None}) + "\n")
+    known = {key: value for key, value in line.items() if value is not None}
+    sys.stdout.write(json.dumps(known, default=str) + "\n")
     sys.stdout.flush()

@@ -22,6 +22,8 @@ _numbers = itertools.count(1)
 class _Call:
     """A submission that waits for a thread."""
 
+    # The end of the interpreter waits for pools that exist, so calls keep theirs.
+    pool: WaitingThreadPool
     future: Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -81,7 +83,7 @@ class WaitingThreadPool(Executor):
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             future: Future[T] = Future()
-            self._queue.put(_Call(future, fn, args, kwargs))
+            self._queue.put(_Call(self, future, fn, args, kwargs))
             self._add_thread()
             return future
 
@@ -107,8 +109,15 @@ class WaitingThreadPool(Executor):
             name=f"{self._name}-{len(self._threads)}",
             daemon=True,
         )
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            # The system allows no more of them; those that there are do the work.
+            self._max_workers = len(self._threads)
+        else:
+            self._threads.append(thread)
 
     def _cancel_waiting(self) -> None:
         while True:
