@@ -11,6 +11,7 @@ import difflib
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def converter() -> Converter:
     shared = Converter(unstruct_collection_overrides={tuple: list})
     for cls in _PLAIN:
         shared.register_structure_hook(cls, _plain)
+    # Named itself, lest the hook of str be found for it.
+    shared.register_structure_hook(StrEnum, _member)
     shared.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _literal)
     shared.register_structure_hook_func(_is_union, _union)
     shared.register_structure_hook_func(lambda cls: _origin(cls) is dict, _mapping)
@@ -92,6 +95,12 @@ def _plain(value: Any, cls: Any) -> Any:
     if not _fits(value, cls):
         raise TypeError(f"must be {_PLAIN[cls][0]}, not {value!r}")
     return value if cls is types.NoneType else cls(value)
+
+
+def _member(value: Any, cls: Any) -> Any:
+    if not isinstance(value, str) or value not in set(cls):
+        raise ValueError(f"must be one of {', '.join(map(repr, map(str, cls)))}, not {value!r}")
+    return cls(value)
 
 
 def _literal(value: Any, cls: Any) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magg import wire
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Outer:
     inner: Inner | None = None
     items: tuple[Inner, ...] = ()
     table: dict[str, Inner] = field(default_factory=dict)
+    colour: Colour = Colour.RED
 
 
 TEXT = st.text(max_size=5)
@@ -40,6 +47,7 @@ OUTERS = st.builds(
     st.none() | INNERS,
     st.lists(INNERS, max_size=3).map(tuple),
     st.dictionaries(TEXT, INNERS, max_size=3),
+    st.sampled_from(Colour),
 )
 
 
@@ -71,6 +79,8 @@ def test_what_goes_out_as_json_comes_back_equal(value):
             "did you mean 'name'",
         ),
         ({"count": 1, "table": [1]}, "table", "must be a mapping"),
+        ({"count": 1, "colour": "green"}, "colour", "must be one of 'red', 'blue', not 'green'"),
+        ({"count": 1, "colour": ["red"]}, "colour", "must be one of 'red', 'blue'"),
         ([], "", "must be a mapping"),
     ],
 )
