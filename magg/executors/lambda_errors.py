@@ -175,11 +175,12 @@ def of_function(body: object, function: str, memory_mb: int | None) -> Exception
         What the function may use.
     """
     told = body if isinstance(body, Mapping) else {}
-    kind, message = str(told.get("errorType", "")), str(told.get("errorMessage", body))
+    kind = str(told.get("errorType", ""))
+    message = _without_id(str(told.get("errorMessage", body)))
     where = f"function {function!r}"
     if kind == "Sandbox.Timedout" or "Task timed out after" in message:
         return WorkerTimeoutError(
-            f"{where}: {_without_id(message)}; raise its timeout (at most 900 s) or its memory, "
+            f"{where}: {message}; raise its timeout (at most 900 s) or its memory, "
             "which also makes it faster, or use a finer parent order"
         )
     if kind == "Runtime.OutOfMemory" or "signal: killed" in message:
@@ -196,7 +197,7 @@ def of_function(body: object, function: str, memory_mb: int | None) -> Exception
             "handler, and pass offload_to='s3://bucket/prefix'"
         )
     if kind.startswith(("Runtime.", "Extension.", "Sandbox.")):
-        return WorkerLostError(f"{where}: {kind}: {_without_id(message)}")
+        return WorkerLostError(f"{where}: {kind}: {message}")
     stack = told.get("stackTrace")
     return RemoteError(
         f"{where}: {kind}: {message}",
