@@ -76,6 +76,16 @@ class Scenario:
         return max(ends)
 
 
+TITLES = {
+    "times_ideal": "wall, times the ideal",
+    "cpu_ms_per_call": "CPU ms a call",
+    "mb": "MB at most",
+    "requests_per_call": "requests a call",
+    "failed": "calls failed",
+    "peak": "calls at once",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run took, in the units of the limits."""
@@ -89,40 +99,38 @@ class Run:
     peak: int
 
 
-SCENARIOS = [Scenario(calls, scales) for scales in (False, True) for calls in (1_700, 5_000)]
-PEER_SCENARIOS = [scenario for scenario in SCENARIOS if scenario.calls == WORKERS]
+SCENARIOS = [Scenario(calls, scales) for scales in (False, True) for calls in (WORKERS, 5_000)]
+MAGG, POOL = "LambdaExecutor", "plain pool of boto3"
+JOB_NAMES = {MAGG: "magg", POOL: "pool"}
+# Who does what, and how often.
+PLAN = {(MAGG, scenario): REPEATS for scenario in SCENARIOS} | {
+    (POOL, scenario): PEER_REPEATS for scenario in SCENARIOS if scenario.calls == WORKERS
+}
 
 
 def main() -> None:
     """Measure, print, and fail where a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one run of each instead of ten")
-    quick = parser.parse_args().quick
-    print(f"Python {sys.version.split()[0]}, calls of {DELAY_S:g} s, {WORKERS:,} workers\n")
-    print(
-        f"{'':53}{'runs':>5}{'x ideal':>14}{'CPU ms/call':>14}{'MB':>12}{'requests/call':>15}"
-        f"{'failed':>8}{'most at once':>14}"
-    )
-    exceeded = []
-    for contestant, scenarios, most in (
-        ("magg", SCENARIOS, REPEATS),
-        ("pool", PEER_SCENARIOS, PEER_REPEATS),
-    ):
-        for scenario in scenarios:
-            runs = [measure(contestant, scenario) for _ in range(1 if quick else most)]
-            print_row(contestant, scenario, runs)
-            if contestant == "magg":
-                exceeded += [f"{scenario.name}: {what}" for what in judge(scenario, runs)]
-    print(
-        f"\nMedian and, in brackets, worst. Limits for magg: under {TIMES_IDEAL:g} times the "
-        f"ideal and {CPU_MS_PER_CALL:g} ms\nwhere all calls are admitted; under {MB:g} MB, at most "
-        f"{REQUESTS_PER_CALL:g} requests a call, and none failed everywhere."
-    )
+    rounds = 1 if parser.parse_args().quick else REPEATS
+    runs: dict[tuple[str, Scenario], list[Run]] = {which: [] for which in PLAN}
+    for number in range(rounds):
+        print(f"Round {number + 1} of {rounds}...", flush=True)
+        for which, repeats in PLAN.items():
+            if number < repeats:
+                runs[which].append(measure(*which))
+    print_report(runs)
+    exceeded = [
+        f"{scenario.name}: {what}"
+        for (contestant, scenario), found in runs.items()
+        if contestant == MAGG
+        for what in exceeds(scenario, found)
+    ]
     for what in exceeded:
         print(f"MISS  {what}")
     if exceeded:
         raise SystemExit(1)
-    print("PASS  all limits, in every run")
+    print("PASS  every limit, in every run")
 
 
 def measure(contestant: str, scenario: Scenario) -> Run:
@@ -130,7 +138,7 @@ def measure(contestant: str, scenario: Scenario) -> Run:
     # Where all are admitted magg is told so, and sends all at once; else it paces as it would.
     burst = 0 if scenario.scales else WORKERS
     with lambda_api(scenario) as port:
-        arguments = map(str, (contestant, port, scenario.calls, WORKERS, burst))
+        arguments = map(str, (JOB_NAMES[contestant], port, scenario.calls, WORKERS, burst))
         # -P: nothing beside the job can stand in for a module of Python or of a package.
         command = [sys.executable, "-P", str(JOBS / "lambda_calls.py"), *arguments]
         took = json.loads(measure_process(command)[1].splitlines()[-1])
@@ -169,34 +177,39 @@ def lambda_api(scenario: Scenario) -> Iterator[int]:
             process.stdin.close()  # its end
 
 
-def print_row(contestant: str, scenario: Scenario, runs: list[Run]) -> None:
-    """Print what the runs of a scenario took."""
-
-    def cell(name: str, width: int, form: str) -> str:
-        values = sorted(getattr(run, name) for run in runs)
-        return f"{values[len(values) // 2]:{form}} ({values[-1]:{form}})".rjust(width)
-
-    title = {"magg": "LambdaExecutor", "pool": "boto3, 1,700 threads"}[contestant]
-    failed = max(run.failed for run in runs)
-    why = sum((run.why for run in runs), Counter())
+def print_report(runs: dict[tuple[str, Scenario], list[Run]]) -> None:
+    """Print a block for each contestant and scenario: what was measured beside its limit."""
     print(
-        f"{title:21}{scenario.name:32}{len(runs):5}{cell('times_ideal', 14, '.2f')}"
-        f"{cell('cpu_ms_per_call', 14, '.2f')}{cell('mb', 12, '.0f')}"
-        f"{cell('requests_per_call', 15, '.3f')}{failed:8}{min(run.peak for run in runs):14,}"
-        + (f"  {', '.join(why)}" if why else ""),
-        flush=True,
+        f"\nPython {sys.version.split()[0]}, calls of {DELAY_S:g} s, {WORKERS:,} workers; median "
+        "and worst of the runs, limit for the worst"
     )
+    for (contestant, scenario), found in runs.items():
+        limits = limits_of(scenario) if contestant == MAGG else {}
+        print(f"\n{contestant}: {scenario.name} (ideal {scenario.ideal_s:.1f} s)")
+        print(f"  {'':24}{'median':>10}{'worst':>10}{'limit':>10}   runs: {len(found)}")
+        for name, title in TITLES.items():
+            values = sorted(getattr(run, name) for run in found)
+            limit = f"{limits[name]:10g}" if name in limits else f"{'':10}"
+            print(f"  {title:24}{values[len(values) // 2]:10.2f}{values[-1]:10.2f}{limit}")
+        if why := sum((run.why for run in found), Counter()):
+            print(f"  failures: {', '.join(f'{name} {count}' for name, count in why.items())}")
+    print()
 
 
-def judge(scenario: Scenario, runs: list[Run]) -> list[str]:
-    """Return the limits that the worst of the runs exceeds."""
+def limits_of(scenario: Scenario) -> dict[str, float]:
+    """Return what magg must not exceed."""
     limits = {"mb": MB, "requests_per_call": REQUESTS_PER_CALL, "failed": 0}
-    if not scenario.scales:
-        limits |= {"times_ideal": TIMES_IDEAL, "cpu_ms_per_call": CPU_MS_PER_CALL}
-    worst = {name: max(getattr(run, name) for run in runs) for name in limits}
+    if scenario.scales:
+        return limits
+    return limits | {"times_ideal": TIMES_IDEAL, "cpu_ms_per_call": CPU_MS_PER_CALL}
+
+
+def exceeds(scenario: Scenario, runs: list[Run]) -> list[str]:
+    """Return the limits that the worst of the runs exceeds."""
+    worst = {name: max(getattr(run, name) for run in runs) for name in TITLES}
     return [
-        f"{name} {worst[name]:.2f}, limit {limit:g}"
-        for name, limit in limits.items()
+        f"{TITLES[name]} {worst[name]:.2f}, limit {limit:g}"
+        for name, limit in limits_of(scenario).items()
         if worst[name] > limit
     ]
 

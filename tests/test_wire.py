@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magg import wire
@@ -51,6 +51,7 @@ OUTERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(OUTERS)
 def test_what_goes_out_as_json_comes_back_equal(value):
     sent = json.dumps(wire.unstructure(value))
