@@ -144,6 +144,13 @@ def test_sums_are_right_whatever_threads_add():
     }
 
 
+def test_the_peak_is_that_of_the_hungriest_call():
+    usage = Usage(Price(1.0, 1.0))
+    for peak in (100, 300, 200):
+        usage.add(Report(1.0, 1024, peak, is_cold=False))
+    assert usage.summary()["peak_memory_mb"] == 300
+
+
 def test_nothing_used_costs_nothing():
     summary = Usage(Price.of("us-west-2")).summary()
     assert set(summary.values()) == {0}

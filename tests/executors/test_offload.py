@@ -46,6 +46,12 @@ def test_deleting_what_is_gone_is_no_error(bucket):
     offload.delete(url, "us-west-2")
 
 
+def test_a_leftover_that_cannot_be_deleted_is_no_error(bucket):
+    url = offload.put(bucket.url("p"), b"[1]", "us-west-2")
+    offload.delete(url.replace(bucket.name, "no-such-bucket"), "us-west-2")
+    assert offload.fetched(reference(url)) == [1]
+
+
 def test_fetching_what_is_gone_is_an_error(bucket):
     with pytest.raises(FileNotFoundError):
         offload.fetched(reference(bucket.url(NAMED)))

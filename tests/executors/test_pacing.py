@@ -277,6 +277,12 @@ def start(function, *args, **kwargs):
     return thread
 
 
+def join(threads):
+    deadline = time.monotonic() + PATIENCE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
 def waiting(pacer):
     return len(pacer._line)
 
@@ -303,14 +309,21 @@ def test_who_was_refused_waits_at_the_head_of_the_line():
     assert entered == ["refused", "second", "third"]
 
 
+def test_all_in_line_start_as_environments_do_though_no_call_ends():
+    pacer = Pacer(burst=1, per_second=500.0)
+    assert pacer.enter()
+    threads = [start(pacer.enter) for _ in range(20)]
+    join(threads)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_stopping_tells_all_who_wait_and_all_who_come():
     pacer, told = Pacer(burst=1, per_second=1e-6), []
     assert pacer.enter()
     threads = [start(lambda: told.append(pacer.enter())) for _ in range(50)]
     until(lambda: waiting(pacer) == 50)
     pacer.stop()
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    join(threads)
     assert told == [False] * 50
     assert pacer.enter() is False
 
@@ -335,8 +348,7 @@ def test_two_hundred_threads_all_get_through(limit):
         passed.append(number)
 
     threads = [start(work, number) for number in range(200)]
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    join(threads)
     assert sorted(passed) == list(range(200))
     assert waiting(pacer) == 0
     if limit:
@@ -360,6 +372,5 @@ def test_two_hundred_threads_get_through_refusals(monkeypatch):
         passed.append(number)
 
     threads = [start(work, number) for number in range(200)]
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    join(threads)
     assert sorted(passed) == list(range(200))
