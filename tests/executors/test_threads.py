@@ -17,7 +17,7 @@ from magg.executors.threads import WaitingThreadPool
 
 # Against hangs alone; everything here takes milliseconds.
 PATIENCE_S = 30.0
-BEGIN = "import threading, time\nfrom magg.executors.threads import WaitingThreadPool\n"
+BEGIN = "import os, threading, time\nfrom magg.executors.threads import WaitingThreadPool\n"
 
 
 def run_script(text):
@@ -211,7 +211,7 @@ def test_the_end_of_python_waits_for_what_was_submitted():
     printed = run_script("""
         pool = WaitingThreadPool(2)
         for n in range(4):
-            pool.submit(lambda n: (time.sleep(0.05), print(n, flush=True)), n)
+            pool.submit(lambda n: (time.sleep(0.05), os.write(1, b"%d\\n" % n)), n)
     """)
     assert sorted(printed.split()) == ["0", "1", "2", "3"]
 
