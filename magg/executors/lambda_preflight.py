@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from magg.errors import AccessDeniedError, BackendError
 from magg.executors import lambda_errors
+from magg.executors.retry import Kind, classify
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 LEAST_MEMORY_MB = 512
 LEAST_TIMEOUT_S = 30
 CHECK_TIMEOUT_S = 10.0
+PAUSES_S = (1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ def ask(client: BaseClient, function_name: str, region: str) -> FunctionFacts:
         If it is not there, not to be seen, or cannot be called yet.
     """
     try:
-        configuration = client.get_function_configuration(FunctionName=function_name)
+        configuration = _patiently(
+            lambda: client.get_function_configuration(FunctionName=function_name)
+        )
     except Exception as error:  # noqa: BLE001 - told in words of our own
         raise lambda_errors.translate(error, function_name, region) from None
     if configuration.get("State") in ("Pending", "Failed"):
@@ -158,10 +165,22 @@ def _compare(bucket: str, found: str | None, region: str) -> None:
         )
 
 
-def _may_be_unknown(ask_for: Any) -> Any:
+def _patiently(ask_for: Callable[[], Any]) -> Any:
+    """Ask again what failed for a reason that passes: questions cost nothing, unlike calls."""
+    for pause_s in PAUSES_S:
+        try:
+            return ask_for()
+        except Exception as error:
+            if classify(lambda_errors.translate(error, "", "")) is not Kind.TRANSIENT:
+                raise
+            time.sleep(random.uniform(0.0, pause_s))  # noqa: S311 - jitter
+    return ask_for()
+
+
+def _may_be_unknown(ask_for: Callable[[], Any]) -> Any:
     """Return an answer, or None where the user's role does not allow the question."""
     try:
-        return ask_for()
+        return _patiently(ask_for)
     except Exception as error:
         if isinstance(error, KeyError) or "Denied" in lambda_errors.code_of(error):
             return None

@@ -311,6 +311,28 @@ def test_a_bucket_in_another_region_is_refused(function, monkeypatch):
         server.shutdown()
 
 
+def test_questions_that_fail_in_passing_are_asked_again(make, monkeypatch):
+    from botocore.exceptions import ConnectionClosedError
+
+    dropped = ConnectionClosedError(endpoint_url="https://dropped")
+    executor, failures = make(), [dropped] * 2
+    client = executor._invoker.client
+    ask = client.get_function_configuration
+
+    def drop(**arguments):
+        if failures:
+            raise failures.pop()
+        return ask(**arguments)
+
+    monkeypatch.setattr(lambda_preflight, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(client, "get_function_configuration", drop)
+    executor.preflight()
+    assert executor.longest_call_s == 20.0
+    failures.extend([dropped] * 3)
+    with pytest.raises(WorkerLostError, match="dropped"):
+        executor.preflight()
+
+
 def test_a_bucket_that_is_not_there_or_not_ones_own_is_refused(function, s3_bucket, monkeypatch):
     lambda_preflight.check_bucket(s3_bucket.url("s.zarr"), "us-west-2")
     with pytest.raises(BackendError, match="there is no bucket 'missing'"):
