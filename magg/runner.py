@@ -27,6 +27,7 @@ from magg.summary import Tally
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
 POLICY = Policy()
+CLOUD_BACKENDS = ("lambda", "lithops", "sfn")  # whose cells run in the region that is given
 
 
 def run(
@@ -127,6 +128,7 @@ def run(
         on_granule_error=on_granule_error,
         region=region,
         overwrite=overwrite,
+        cells_run_in=region if executor is None and backend in CLOUD_BACKENDS else None,
     )
     name = type(executor).__name__ if executor is not None else backend
     make = functools.partial(

@@ -75,9 +75,7 @@ class Area:
         return [_box(np.concatenate(rings), margin) for rings in self.polygons]
 
 
-def area_of(
-    polygon: Any = None, bbox: Sequence[float] | None = None
-) -> Area | None:
+def area_of(polygon: Any = None, bbox: Sequence[float] | None = None) -> Area | None:
     """Return the area that a caller describes, or None for the whole Earth.
 
     Parameters
@@ -185,7 +183,7 @@ def _unbroken(positions: Any, place: str) -> Ring:
     try:
         ring = np.array([position[:2] for position in positions], dtype=np.float64)
         if ring.ndim != 2 or len(ring) < 3 or not np.isfinite(ring).all():
-            raise ValueError  # noqa: TRY301 - one message for all that is no ring
+            raise ValueError
     except (TypeError, ValueError, IndexError):
         raise CatalogError(f"{place}: a ring is a list of at least three [lon, lat]") from None
     if np.abs(ring[:, 1]).max() > 90 or np.abs(ring[:, 0]).max() > 540:

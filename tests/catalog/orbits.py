@@ -16,6 +16,7 @@ BEAMS_KM = (-3.3, -3.2, -0.05, 0.05, 3.2, 3.3)
 
 def positions(node, u, across_km=0.0):
     """Return lat, lon of points at arguments of latitude u (radians), offset to the right."""
+
     def ground(angle):
         x, y, z = (
             np.cos(angle),
@@ -23,7 +24,9 @@ def positions(node, u, across_km=0.0):
             np.sin(angle) * np.sin(INCLINATION),
         )
         turn = np.radians(node) - EARTH * angle / (2 * np.pi) * ORBIT_S
-        return np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), z])
+        return np.stack(
+            [x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), z]
+        )
 
     here, ahead = ground(u), ground(u + 1e-6)
     forward = ahead - here
