@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from magg.catalog.area import Area
-from magg.catalog.footprint import footprint_cells
+from magg.catalog.footprint import Footprint, footprints
 from magg.catalog.links import GranuleInfo
 from magg.credentials import answering, import_earthaccess, redact
 from magg.errors import CatalogError, EarthdataError
@@ -91,8 +91,7 @@ def search(
     boxes = [None] if area is None else area.boxes(BOX_MARGIN_DEG)
     for start, end in _windows(first, last):
         for box in boxes:
-            for record in _records(collection, start, end, box):
-                found.add(record)
+            found.add(_records(collection, start, end, box))
             log.info("%s: %d granules found", wanted.short_name, len(found.info))
     return found.catalog()
 
@@ -111,25 +110,46 @@ class _Found:
         self._counts: Counter[str] = Counter()
         self._buckets: dict[str, dict[str, str]] = {}
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Take a granule up, unless it is there, of another cycle, or elsewhere."""
-        umm = record["umm"]
-        name = umm["GranuleUR"]
-        if name in self._seen or not self._is_of_cycle(record):
-            return
+    def add(self, records: Iterable[Any]) -> None:
+        """Take granules up, unless they are there, of another cycle, or elsewhere."""
+        new = {record["umm"]["GranuleUR"]: record for record in records}
+        new = {name: record for name, record in new.items() if self._is_new(name)}
+        found = footprints(
+            [_extent(record["umm"]) for record in new.values()],
+            self._order,
+            representation=self._collection["representation"],
+            short_name=self._wanted.short_name,
+        )
+        for (name, record), footprint in zip(new.items(), found, strict=True):
+            self._place(name, record, footprint)
+
+    def _is_new(self, name: str) -> bool:
+        if name in self._seen:
+            return False
         self._seen.add(name)
+        if self._wanted.cycle is None:
+            return True
+        named = CYCLE_OF_NAME.search(name)
+        if named is None:
+            raise CatalogError(f"{name} does not tell its cycle; give dates instead")
+        return int(named[1]) == self._wanted.cycle
+
+    def _place(self, name: str, record: Any, footprint: Footprint) -> None:
         direct, external = (_link(record, access) for access in ("direct", "external"))
         if not direct and not external:
             self._counts["without_links"] += 1
             return
-        granule = direct or external
-        extent = dict(umm.get("SpatialExtent") or {})
-        extent["OrbitCalculatedSpatialDomains"] = umm.get("OrbitCalculatedSpatialDomains")
-        words = self._words(name, extent)
-        if not words.size:
+        if footprint.problem:
+            log.warning("%s: %s; it is taken to be in every cell", name, footprint.problem)
+        words = np.intersect1d(footprint.words, self._inside, assume_unique=True)
+        if footprint.kind == "none":
+            words = self._inside
+        elif not words.size:
             self._counts["elsewhere"] += 1
             return
-        start, end = _times(umm.get("TemporalExtent") or {})
+        self._counts["unplaced" if footprint.kind == "none" else footprint.kind] += 1
+        granule = direct or external
+        start, end = _times(record["umm"].get("TemporalExtent") or {})
         self.info[granule] = GranuleInfo(external if direct else "", start, end)
         for word in words.tolist():
             self._cells.setdefault(word, []).append(granule)
@@ -163,34 +183,6 @@ class _Found:
         metadata |= {key: value for key, value in asked.items() if value is not None}
         cells = {to_decimal(word): tuple(granules) for word, granules in self._cells.items()}
         return cells, metadata, self.info
-
-    def _is_of_cycle(self, record: Mapping[str, Any]) -> bool:
-        if self._wanted.cycle is None:
-            return True
-        named = CYCLE_OF_NAME.search(record["umm"]["GranuleUR"])
-        if named is None:
-            raise CatalogError(
-                f"{record['umm']['GranuleUR']} does not tell its cycle; give dates instead"
-            )
-        return int(named[1]) == self._wanted.cycle
-
-    def _words(self, name: str, extent: Mapping[str, Any]) -> Words:
-        """Return the cells of the area that a granule may cross, and count how that was found."""
-        try:
-            words, kind = footprint_cells(
-                extent,
-                self._order,
-                representation=self._collection["representation"],
-                short_name=self._wanted.short_name,
-            )
-        except CatalogError as error:
-            log.warning("%s: %s; it is taken to be in every cell", name, error)
-            words, kind = self._inside, "none"
-        if kind == "none":
-            self._counts["unplaced"] += 1
-            return self._inside
-        self._counts[kind] += 1
-        return np.intersect1d(words, self._inside, assume_unique=True)
 
     def _note_bucket(self, bucket: str, record: Mapping[str, Any]) -> None:
         """Keep who gives credentials for a bucket: the granule says, or its collection."""
@@ -332,6 +324,12 @@ def _link(record: Any, access: str) -> str:
     scheme = "s3://" if access == "direct" else "https://"
     links = [link for link in links if link.startswith(scheme)]
     return next((link for link in links if link.endswith((".h5", ".hdf5"))), (links or [""])[0])
+
+
+def _extent(umm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of where it is."""
+    domains = umm.get("OrbitCalculatedSpatialDomains")
+    return {**(umm.get("SpatialExtent") or {}), "OrbitCalculatedSpatialDomains": domains}
 
 
 def _times(extent: Mapping[str, Any]) -> tuple[str, str]:

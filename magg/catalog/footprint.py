@@ -10,21 +10,20 @@ So outlines are padded by `PAD_KM` and by that, in whole rings of small cells.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from magg.catalog.area import Area, Ring, box_ring, densified
-from magg.errors import CatalogError
 from magg.grid import LATITUDE_CONVENTION, Words, separation
 from magg.projections import EARTH_RADIUS_KM
 
 Kind = Literal["polygon", "orbit", "none"]
 
 # Cells in which outlines are padded: 6.4 km wide. A ring of them is nowhere narrower than 4 km.
-FINE_ORDER, RING_KM = 10, 4.0
+FINE_ORDER, RING_KM, MOST_RINGS = 10, 4.0, 3
 # Beams of ICESat-2 lie 3.3 km to either side; polygons may be drawn about the middle one.
 PAD_KM = 8.0
 # What the orbit alone tells: pointing is off by kilometres, latitudes may be geocentric.
@@ -48,14 +47,30 @@ class _Shape:
     pad_km: float = PAD_KM
 
 
-def footprint_cells(
-    extent: Mapping[str, Any] | None, order: int, *, representation: str = "", short_name: str = ""
-) -> tuple[Words, Kind]:
-    """Return the cells that a granule may cross, and what they were found by.
+@dataclass(frozen=True)
+class Footprint:
+    """The cells that a granule may cross: ascending Morton words, and what they were found by.
+
+    Kind "none" has no words: nothing is known; ``problem`` says what is wrong where something is.
+    """
+
+    words: Words
+    kind: Kind
+    problem: str = ""
+
+
+def footprints(
+    extents: Iterable[Mapping[str, Any] | None],
+    order: int,
+    *,
+    representation: str = "",
+    short_name: str = "",
+) -> list[Footprint]:
+    """Return the cells that granules may cross.
 
     Parameters
     ----------
-    extent : mapping or None
+    extents : iterable of mapping or None
         ``SpatialExtent`` of CMR's UMM-G, and beside it ``OrbitCalculatedSpatialDomains``.
     order : int
         Order of the cells.
@@ -67,27 +82,31 @@ def footprint_cells(
 
     Returns
     -------
-    words : ndarray of uint64
-        Morton words, ascending; none where nothing is known of the footprint.
-    kind : {"polygon", "orbit", "none"}
-
-    Raises
-    ------
-    CatalogError
-        If the extent is malformed.
+    list of Footprint
+        One for each extent.
     """
-    extent = extent or {}
+    has_orbit = re.match("ATL[0-9]", short_name) is not None
+    read = [_read(extent or {}, representation, has_orbit=has_orbit) for extent in extents]
+    filled = iter(_filled([shape for shapes, _, _ in read for shape in shapes], order))
+    found = []
+    for shapes, kind, problem in read:
+        words = [np.concatenate([next(filled), _near(shape, order)]) for shape in shapes]
+        none = np.zeros(0, dtype=np.uint64)
+        found.append(Footprint(np.unique(np.concatenate([none, *words])), kind, problem))
+    return found
+
+
+def _read(
+    extent: Mapping[str, Any], representation: str, *, has_orbit: bool
+) -> tuple[list[_Shape], Kind, str]:
     try:
         shapes = list(_geometry(_domain(extent).get("Geometry") or {}, representation))
-        kind: Kind = "polygon"
-        if not shapes and re.match("ATL[0-9]", short_name):
-            shapes, kind = list(_orbits(extent)), "orbit"
-        words = [_cells(shape, order) for shape in shapes]
-    except (KeyError, TypeError, ValueError, IndexError, CatalogError) as error:
-        raise CatalogError(f"its spatial extent cannot be understood ({error!r})") from None
-    if not words:
-        return np.zeros(0, dtype=np.uint64), "none"
-    return np.unique(np.concatenate(words)), kind
+        if shapes:
+            return shapes, "polygon", ""
+        shapes = list(_orbits(extent)) if has_orbit else []
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return [], "none", f"its spatial extent cannot be understood ({error!r})"
+    return shapes, "orbit" if shapes else "none", ""
 
 
 def _domain(extent: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -135,31 +154,61 @@ def _wide_enough(edges: list[float]) -> Ring:
     return box_ring(((west + 180) % 360 - 180, south, east, north))
 
 
-def _cells(shape: _Shape, order: int) -> Words:
-    """Return the cells inside the rings of a shape, and those near its outlines."""
+def _filled(shapes: Sequence[_Shape], order: int) -> list[Words]:
+    """Return the cells inside the rings of each shape."""
     import mortie
 
+    cells = [Area((tuple(map(_closed, s.planar)),)).cells(order) for s in shapes]
+    # In one call for all: mortie starts its threads anew for each.
+    simple = [n for n, shape in enumerate(shapes) if len(shape.rings) == 1]
+    for n, cover in zip(simple, _covered([shapes[n].rings[0] for n in simple], order), strict=True):
+        cells[n] = np.concatenate([cells[n], cover])
+    for n, shape in enumerate(shapes):
+        if len(shape.rings) > 1:
+            cover = mortie.morton_coverage(
+                [ring[:, 1] for ring in shape.rings],
+                [_wrapped(ring) for ring in shape.rings],
+                order=max(1, order),
+                latitude=LATITUDE_CONVENTION,
+            )
+            cells[n] = np.concatenate([cells[n], _at_order(cover, order)])
+    return cells
+
+
+def _covered(rings: Sequence[Ring], order: int) -> list[Words]:
+    """Return the cells inside each ring of great circles."""
+    import mortie
+
+    if not rings:
+        return []
+    values, offsets = mortie.polygons_to_morton_mocs(
+        np.concatenate([ring[:, 1] for ring in rings]),
+        np.concatenate([_wrapped(ring) for ring in rings]),
+        np.cumsum([0, *map(len, rings)]),
+        order=max(1, order),
+        latitude=LATITUDE_CONVENTION,
+    )
+    return [_at_order(part, order) for part in np.split(values, offsets[1:-1])]
+
+
+def _near(shape: _Shape, order: int) -> Words:
+    """Return the cells near the outlines of a shape."""
+    import mortie
+
+    planar = [densified(ring, CARTESIAN_STEP) for ring in shape.planar]
     found: list[Words] = []
-    outlines = [*shape.lines, *shape.rings]
-    if shape.rings:
-        lat, lon = [r[:, 1] for r in shape.rings], [_wrapped(r) for r in shape.rings]
-        cover = mortie.morton_coverage(lat, lon, order=max(1, order), latitude=LATITUDE_CONVENTION)
-        found.append(_at_order(cover, order))
-    if shape.planar:
-        outlines += [densified(ring, CARTESIAN_STEP) for ring in shape.planar]
-        closed = tuple(_closed(ring) for ring in shape.planar)
-        found.append(Area((closed,)).cells(order))
-    for line in outlines:
-        fine = np.asarray(
+    for line in [*shape.lines, *shape.rings, *planar]:
+        pad, fine, ring_km = shape.pad_km + _bend_km(line), FINE_ORDER, RING_KM
+        while pad > MOST_RINGS * ring_km:
+            fine, ring_km = fine - 1, 2 * ring_km
+        on_line = np.asarray(
             mortie.linestring_coverage(
-                line[:, 1], _wrapped(line), order=FINE_ORDER, latitude=LATITUDE_CONVENTION
+                line[:, 1], _wrapped(line), order=fine, latitude=LATITUDE_CONVENTION
             ),
             dtype=np.uint64,
         )
-        rings = int(np.ceil((shape.pad_km + _bend_km(line)) / RING_KM))
-        border = np.asarray(mortie.morton_buffer(fine, k=rings), dtype=np.uint64)
-        near = np.concatenate([fine, border])
-        found.append(_at_order(near, order))
+        border = mortie.morton_buffer(on_line, k=int(np.ceil(pad / ring_km)))
+        found.append(_at_order(np.concatenate([on_line, np.asarray(border, np.uint64)]), order))
     return np.unique(np.concatenate(found))
 
 
