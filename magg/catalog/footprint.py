@@ -158,7 +158,8 @@ def _filled(shapes: Sequence[_Shape], order: int) -> list[Words]:
     """Return the cells inside the rings of each shape."""
     import mortie
 
-    cells = [Area((tuple(map(_closed, s.planar)),)).cells(order) for s in shapes]
+    planar = [tuple(map(_closed, shape.planar)) for shape in shapes]
+    cells = [Area((rings,) if rings else ()).cells(order) for rings in planar]
     # In one call for all: mortie starts its threads anew for each.
     simple = [n for n, shape in enumerate(shapes) if len(shape.rings) == 1]
     for n, cover in zip(simple, _covered([shapes[n].rings[0] for n in simple], order), strict=True):
