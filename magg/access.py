@@ -62,8 +62,27 @@ class Reach:
         in use, they are replaced.
         """
         urls = tuple(self._url(granule) for granule in self._catalog.cells[cell])
+        access = self._access(urls, self._given.get(cell, Access()))
+        if access != Access():
+            self._given[cell] = access
+        return urls, access
+
+    def ready(self, cells: Iterable[str]) -> None:
+        """Get the credentials that cells will need, so that a run without them never starts.
+
+        Raises
+        ------
+        CredentialsError, EarthdataError
+            If there are none to be had; says why.
+        CatalogError
+            If a granule cannot be reached.
+        """
+        granules = {granule for cell in cells for granule in self._catalog.cells[cell]}
+        self._access([self._url(granule) for granule in granules], Access())
+
+    def _access(self, urls: Iterable[str], before: Access) -> Access:
+        """Return what URLs are opened with, other than what is still the same as before."""
         places = {(parts.scheme, parts.netloc) for parts in map(urlsplit, urls)}
-        before = self._given.get(cell, Access())
         buckets = {
             host: self._earthdata.s3(
                 self._buckets[host]["endpoint"],
@@ -76,10 +95,7 @@ class Reach:
         token: BearerToken | None = None
         if any(scheme == "https" and is_earthdata(host) for scheme, host in places):
             token = self._earthdata.token(refused=before.token)
-        access = Access(buckets, token)
-        if buckets or token:
-            self._given[cell] = access
-        return urls, access
+        return Access(buckets, token)
 
     def _url(self, granule: str) -> str:
         """Return the link by which a granule is read."""

@@ -118,12 +118,12 @@ def redact(text: str) -> str:
 
 
 def login(*, again: bool = False) -> Any:
-    """Log in to Earthdata as `earthaccess.login` does: environment, netrc, then by asking.
+    """Log in to Earthdata in earthaccess's usual order: environment, netrc, then by asking.
 
     Parameters
     ----------
     again : bool
-        Log in anew where that has been done already.
+        Log in anew where that has been done already, by magg or by the user.
 
     Returns
     -------
@@ -141,13 +141,16 @@ def login(*, again: bool = False) -> Any:
     earthaccess = import_earthaccess()
     from earthaccess.exceptions import LoginAttemptFailure, LoginStrategyUnavailable
 
-    if again:
-        earthaccess.__auth__.authenticated = False
+    # Not by earthaccess.login(), which goes on to ask the metadata address of cloud machines, with
+    # the bearer token in its request.
+    auth = earthaccess.__auth__
+    if auth.authenticated and not again:
+        return _known(auth)
     strategies = ["environment", "netrc"] + ["interactive"] * can_ask()
     for strategy in strategies:
         try:
             with answering("Earthdata Login"):
-                auth = earthaccess.login(strategy=strategy)
+                auth.login(strategy=strategy)
         except LoginStrategyUnavailable:
             continue
         except LoginAttemptFailure:
@@ -166,6 +169,13 @@ def login(*, again: bool = False) -> Any:
         "EARTHDATA_PASSWORD, or put a line 'machine urs.earthdata.nasa.gov login NAME password "
         "PASSWORD' into ~/.netrc (register at https://urs.earthdata.nasa.gov)"
     )
+
+
+def _known(auth: Any) -> Any:
+    """Make what a login holds known to `redact`."""
+    for text in (auth.token["access_token"], auth.password or ""):
+        Secret(text)
+    return auth
 
 
 def can_ask() -> bool:

@@ -103,6 +103,8 @@ def run(
     ------
     ConfigError, CatalogError, StoreError, BackendError
         If the arguments are wrong, before any work starts.
+    CredentialsError, EarthdataError
+        If granules are Earthdata's and there is no login for them, before any work starts.
     KeyboardInterrupt
         After Ctrl-C, at once; what is finished is kept, and the next call continues.
 
@@ -142,6 +144,8 @@ def run(
             return Tally(plan, name, skipped).dry_summary(workers)
         chunks = plan.prepare_store()
         todo = plan.unfinished()
+        if plan.reach is not None:
+            plan.reach.ready(todo)
         drain = Drain(
             pool,
             todo,

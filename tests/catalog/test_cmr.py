@@ -50,11 +50,11 @@ def test_a_granule_keeps_both_links_and_its_time(tracks):
 
 def test_a_search_is_paged_to_its_end(earthdata):
     ring = gpolygon(outline(*TRACKS[0], vertices=4))
-    earthdata.granules = [umm_granule(f"{n}_{name_of(1)}", ring) for n in range(4_500)]
-    assert len(Catalog.from_cmr("ATL06", parent_order=3).granules) == 4_500
+    earthdata.granules = [umm_granule(f"{n}_{name_of(1)}", ring) for n in range(2_100)]
+    assert len(Catalog.from_cmr("ATL06", parent_order=3).granules) == 2_100
     searches = earthdata.requests_to(CMR, "/search/granules")
     pages = [one for one in searches if ("page_size", "2000") in one.query]
-    assert ["cmr-search-after" in page.headers for page in pages] == [False, True, True]
+    assert ["cmr-search-after" in page.headers for page in pages] == [False, True]
 
 
 def test_a_cycle_is_searched_by_dates_and_told_by_names(earthdata):
