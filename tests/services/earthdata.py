@@ -433,12 +433,20 @@ def _authority(ca: Path, leaf: Path) -> ssl.SSLContext:
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
     )
+    # Python 3.13 insists on what RFC 5280 demands of certificates.
     usage = x509.BasicConstraints(ca=True, path_length=None)
+    may = dict.fromkeys(
+        ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"], False
+    )
+    may |= {"key_agreement": False, "encipher_only": False, "decipher_only": False}
+    signs = x509.KeyUsage(**may, key_cert_sign=True, crl_sign=True)
     authority = (
         blank.subject_name(name("tests of magg"))
         .public_key(root.public_key())
         .serial_number(x509.random_serial_number())
         .add_extension(usage, critical=True)
+        .add_extension(signs, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(root.public_key()), critical=False)
         .sign(root, hashes.SHA256())
     )
     hosts = x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS])
@@ -447,6 +455,9 @@ def _authority(ca: Path, leaf: Path) -> ssl.SSLContext:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .add_extension(hosts, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False
+        )
         .sign(root, hashes.SHA256())
     )
     ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
