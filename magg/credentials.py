@@ -117,13 +117,15 @@ def redact(text: str) -> str:
     return _BEARER.sub(rf"\1 {HIDDEN}", _SIGNED.sub(f"?{HIDDEN}", text))
 
 
-def login(*, again: bool = False) -> Any:
+def login(*, again: bool = False, ask: bool = True) -> Any:
     """Log in to Earthdata in earthaccess's usual order: environment, netrc, then by asking.
 
     Parameters
     ----------
     again : bool
         Log in anew where that has been done already, by magg or by the user.
+    ask : bool
+        Ask whoever sits at the terminal or notebook, if nothing else helps.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def login(*, again: bool = False) -> Any:
     auth = earthaccess.__auth__
     if auth.authenticated and not again:
         return _known(auth)
-    strategies = ["environment", "netrc"] + ["interactive"] * can_ask()
+    strategies = ["environment", "netrc"] + ["interactive"] * (ask and can_ask())
     for strategy in strategies:
         try:
             with answering("Earthdata Login"):
