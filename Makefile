@@ -4,17 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow live lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not live"
 
 # Hundreds of faults and kills at random moments: minutes, for those who change how cells are kept.
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# Against NASA's servers, with your own Earthdata login.
+live: $(VENV)/.test
+	$(BIN)/python -m pytest -m live
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magg import __version__
+from magg.credentials import redact
 from magg.errors import MaggError
 
 CELLS_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MaggError, OSError, ValueError) as error:
         if arguments.debug:
             raise
-        _complain(f"magg: {error}")
+        _complain(f"magg: {redact(str(error))}")
         return BAD_INPUT
     except BrokenPipeError:
         return 0
