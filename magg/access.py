@@ -177,12 +177,18 @@ def aws_region() -> str | None:
         connection.close()
 
 
+def _is_source(one: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(one.get("endpoint"), str)
+
+
 def _buckets(catalog: Catalog, hosts: set[str]) -> Mapping[str, Mapping[str, str]]:
     """Return the buckets of Earthdata; CMR is asked where an older catalog does not tell."""
-    known: Mapping[str, Mapping[str, str]] | None = catalog.metadata.get("s3_credentials")
+    noted: Any = catalog.metadata.get("s3_credentials")
     name: Any = catalog.metadata.get("short_name")
-    if known is not None or not hosts or not isinstance(name, str):
-        return known or {}
+    if isinstance(noted, Mapping):
+        return {host: one for host, one in noted.items() if _is_source(one)}
+    if not hosts or not isinstance(name, str):
+        return {}
     from magg.catalog.cmr import describe_collections
 
     try:
