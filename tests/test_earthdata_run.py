@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 import pytest
 from catalog.orbits import gpolygon
-from services.earthdata import BUCKET, DATA, S3, SIGNED, Answer
+from services.earthdata import BUCKET, DATA, HANG_UP, S3, SIGNED, Answer
 
 from magg import Catalog, run, wire
 from magg.cell import CellTask
 from magg.credentials import Access, BearerToken, Earthdata, S3Credentials, Secret
-from magg.errors import CatalogError, CredentialsError
+from magg.errors import CatalogError, CredentialsError, GranuleError
 from magg.executors.retry import Policy
+from magg.granules import open_source, use_access
 from magg.plan import make_plan
 
 CELLS = 2
@@ -103,6 +104,23 @@ def test_the_bearer_token_goes_to_earthdata_alone(config, archive, found, cells,
     assert told == {DATA}
     assert not archive.strangers
     assert archive.requests_to(SIGNED)
+
+
+def test_hosts_that_are_not_earthdatas_and_other_buckets_are_told_nothing(
+    archive, region, monkeypatch
+):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-the-user")
+    mine = Earthdata()
+    credentials = mine.s3(f"https://{DATA}/s3credentials")
+    use_access(Access({BUCKET: credentials}, mine.token()))
+    for url in (f"https://{SIGNED}/a.h5", f"https://{S3}/a.h5", "s3://of-the-user/a.h5"):
+        with pytest.raises(GranuleError):
+            open_source(url)
+    told = [one for one in archive.asked if one.host in (SIGNED, S3)]
+    assert len(told) >= 3
+    shown = json.dumps([one.headers for one in told])
+    assert not [secret for secret in archive.secrets if secret in shown]
 
 
 def test_a_rerun_by_the_other_way_has_nothing_to_do(config, found, cells, tmp_path):
@@ -280,8 +298,10 @@ def test_no_secret_is_in_anything_that_a_run_leaves_behind(
     logging.getLogger("urllib3").setLevel(logging.INFO)
     found.save(tmp_path / "catalog.json")
     if outcome == "failing":
-        archive.instead(S3, *[Answer(403, "<Error><Code>AccessDenied</Code></Error>")] * 500)
-        archive.instead(SIGNED, *[Answer(403, "<Error><Code>AccessDenied</Code></Error>")] * 500)
+        archive.lifetime_s = -5.0
+        issue = archive.issue
+        archive.issue = lambda: issue() | {"expiration": "2099-01-01 00:00:00+00:00"}
+        archive.instead(SIGNED, *[Answer(HANG_UP)] * 5_000)
     heard = []
     summary = run(
         with_access(config, access),

@@ -75,6 +75,24 @@ def test_no_cell_of_a_simulated_track_is_missed(latitude):
     assert not np.setdiff1d(true, found).size
 
 
+def test_what_lies_within_eight_kilometres_of_an_outline_is_in_a_cell():
+    u = np.radians(np.arange(240, 260, 0.005))
+    for node in (0.0, 75.0, 150.0):
+        extent = gpolygon(outline(node, 240, 260, 200, half_km=0.1))
+        found, _ = cells(extent, 9, representation="GEODETIC")
+        for across in (-7.9, 7.9):
+            words = locate(*positions(node, u, across))
+            assert np.isin(prefixes(words, 9), found).all()
+
+
+def test_a_track_that_bends_away_from_four_corners_is_not_missed():
+    for node in range(-180, 180, 12):
+        for first, last in ((27, 59.5), (120.5, 153), (207, 239.5)):
+            extent = gpolygon(outline(node, first, last, 2))
+            found, _ = cells(extent, 9, representation="GEODETIC")
+            assert np.isin(prefixes(true_words(node, first, last), 9), found).all()
+
+
 def test_few_cells_are_named_that_a_track_does_not_cross():
     rng, ratios = np.random.default_rng(0), []
     for _ in range(40):

@@ -39,12 +39,13 @@ HOSTS = (LOGIN, CMR, DATA, S3, SIGNED)
 METADATA = "169.254.169.254"
 BUCKET = "nsidc-cumulus-prod-protected"
 COLLECTION = "C2670138092-NSIDC_CPRD"
+HANG_UP = -1
 PARAMETERS = {"concept_id[]", "temporal[]", "bounding_box", "page_size"}
 
 
 @dataclass
 class Answer:
-    """What to answer in place of the real thing."""
+    """What to answer in place of the real thing; status 0 only waits, `HANG_UP` answers nothing."""
 
     status: int
     body: str = ""
@@ -257,6 +258,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.fake.next_instead(host)
         if answer is not None:
             time.sleep(answer.after_s)
+            if answer.status == HANG_UP:
+                self.close_connection = True
+                return
             if answer.status:
                 self.reply(answer.status, answer.body, **answer.headers)
                 return
@@ -410,7 +414,10 @@ def _s3(handler: _Handler, asked: Asked) -> None:
     elif time.time() > expires:
         code, status = "ExpiredToken", 400
     if code:
-        handler.reply(status, f'<?xml version="1.0"?><Error><Code>{code}</Code></Error>')
+        # S3 repeats what it was given.
+        echo = f"<AWSAccessKeyId>{key}</AWSAccessKeyId><Token-0>{session}</Token-0>"
+        error = f"<Error><Code>{code}</Code><Message>no</Message>{echo}</Error>"
+        handler.reply(status, f'<?xml version="1.0" encoding="UTF-8"?>\n{error}')
         return
     bucket, _, name = asked.path.lstrip("/").partition("/")
     handler.reply_file(fake.files.get(name) if bucket == BUCKET else None, asked)
