@@ -93,7 +93,7 @@ def _catalog_cmr(arguments: argparse.Namespace) -> int:
 
     catalog = Catalog.from_cmr(
         arguments.short_name,
-        version=arguments.product_version,
+        version=arguments.version,
         start_date=arguments.start_date,
         end_date=arguments.end_date,
         cycle=arguments.cycle,
@@ -280,9 +280,7 @@ def _add_catalog_cmr(kinds: Any) -> None:
         "magg catalog cmr ATL06 --cycle 22 --bbox=-60,60,-20,84",
     )
     cmr.add_argument("short_name", help="the product, such as ATL06")
-    cmr.add_argument(
-        "--product-version", metavar="VERSION", help="such as 007 (default: the newest)"
-    )
+    cmr.add_argument("--version", help="of the product, such as 007 (default: the newest)")
     cmr.add_argument("--start-date", help="first day, such as 2023-01-01")
     cmr.add_argument("--end-date", help="last day, included")
     cmr.add_argument("--cycle", type=int, help="ICESat-2 cycle, in place of dates")

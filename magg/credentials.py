@@ -160,7 +160,7 @@ def login(*, again: bool = False, ask: bool = True) -> Any:
                 f"Earthdata Login refuses the user name or password ({strategy}); correct them, "
                 "or set EARTHDATA_TOKEN"
             ) from None
-        except EOFError:
+        except (EOFError, NotImplementedError):  # the latter in notebooks that nobody looks at
             break
         if auth.authenticated:
             Secret(auth.token["access_token"])

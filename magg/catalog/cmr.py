@@ -1,8 +1,8 @@
 """Catalogs from NASA's Common Metadata Repository, through earthaccess.
 
 CMR is asked for boxes about the area; which granule crosses which cell is decided here, so that
-holes, ring orders and poles of an area are no matter of CMR's. The boxes are padded like the
-footprints are.
+holes, ring orders and poles of an area are no matter of CMR's. The boxes hold the whole of every
+cell that the area touches, and some more for what CMR's footprints leave out.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ CYCLE_OF_NAME = re.compile(r"ATL\d\d_\d{14}_\d{4}(\d{2})\d{2}_\d{3}_\d{2}")
 # Records of so many days are in memory at once.
 WINDOW_DAYS = 91
 BOX_MARGIN_DEG = 0.5
+CELL_DEG = 2 * 58.6  # twice the side of a cell of order 0: more than any diagonal
 ATTEMPTS, PAUSE_S, LONGEST_PAUSE_S = 5, 2.0, 60.0
 
 
@@ -88,7 +89,7 @@ def search(
     inside = everywhere if area is None else area.cells(parent_order)
     collection = _collection(wanted)
     found = _Found(wanted, collection, inside, parent_order)
-    boxes = [None] if area is None else area.boxes(BOX_MARGIN_DEG)
+    boxes = [None] if area is None else area.boxes(BOX_MARGIN_DEG + CELL_DEG / 2**parent_order)
     for start, end in _windows(first, last):
         for box in boxes:
             found.add(_records(collection, start, end, box))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from orbits import gpolygon, outline, true_words
+from orbits import gpolygon, outline, positions, true_words
 from services.earthdata import BUCKET, CMR, DATA, Answer, umm_collection, umm_granule
 
 from magg import Catalog
@@ -35,6 +35,20 @@ def test_every_cell_that_a_track_crosses_names_its_granule(tracks):
         for prefix in np.unique(prefixes(true_words(*track), 6)).tolist():
             if prefix in inside:
                 assert name_of(number) in inside[prefix]
+
+
+@pytest.mark.parametrize("order", [4, 6])
+def test_a_cell_at_the_edge_of_an_area_has_all_granules_that_cross_it(earthdata, order):
+    for number in range(1, 60):
+        ring = outline(number / 2 - 3, 239.5, 260.0, vertices=9)
+        earthdata.granules.append(umm_granule(name_of(number), gpolygon(ring)))
+    everywhere = Catalog.from_cmr("ATL06", parent_order=order)
+    lat, lon = positions(12.0, np.radians(np.array([250.0])))
+    box = (float(lon[0]) - 0.1, float(lat[0]) - 0.05, float(lon[0]) + 0.1, float(lat[0]) + 0.05)
+    part = Catalog.from_cmr("ATL06", parent_order=order, bbox=box)
+    assert len(part.granules) < 59
+    for cell, granules in part.cells.items():
+        assert granules == everywhere.cells[cell]
 
 
 def test_a_granule_keeps_both_links_and_its_time(tracks):

@@ -12,6 +12,7 @@ host of a DAAC (redirects to signed URLs), and reading from S3 with temporary cr
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import secrets
@@ -360,14 +361,18 @@ def _measured(record: dict[str, Any], first: str, last: str) -> bool:
 
 
 def _near(record: dict[str, Any], west: float, south: float, east: float, north: float) -> bool:
-    """Tell whether a box holds a vertex of a footprint; granules without one are always near."""
+    """Tell whether a footprint enters a box; granules without one are always near."""
     text = json.dumps(record["umm"].get("SpatialExtent", {}))
     found = re.findall(r'"Longitude": ([-\d.e]+), "Latitude": ([-\d.e]+)', text)
     points = [(float(lon), float(lat)) for lon, lat in found]
     width = (east - west) % 360.0 or 360.0
-    return not points or any(
-        south <= lat <= north and (lon - west) % 360.0 <= width for lon, lat in points
-    )
+    for (lon1, lat1), (lon2, lat2) in itertools.pairwise(points):
+        turn = (lon2 - lon1 + 180.0) % 360.0 - 180.0
+        for part in range(21):
+            lon, lat = lon1 + part / 20 * turn, lat1 + part / 20 * (lat2 - lat1)
+            if south <= lat <= north and (lon - west) % 360.0 <= width:
+                return True
+    return not points
 
 
 def _data(handler: _Handler, asked: Asked) -> None:
