@@ -14,6 +14,14 @@ pytest_plugins = ["services.s3", "services.proxy", "services.earthdata"]
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave NASA's servers alone unless they are asked for by name."""
+    if "live" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("live"):
+                item.add_marker(pytest.mark.skip(reason="asks NASA's servers: pytest -m live"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_cloud_machine():
     """Block the address where a cloud machine finds its region and credentials."""

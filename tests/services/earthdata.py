@@ -388,7 +388,7 @@ def _data(handler: _Handler, asked: Asked) -> None:
     else:
         signature = secrets.token_hex(24)
         fake.signatures.add(signature)
-        expires = (datetime.now(UTC) + timedelta(hours=1)).strftime("%s")
+        expires = int(time.time()) + 3600
         where = f"https://{SIGNED}/s3-0a1b2c{asked.path}"
         signed = f"{where}?A-userid={fake.user}&Expires={expires}&Signature={signature}"
         handler.reply(303, Location=signed)
