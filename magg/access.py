@@ -51,21 +51,22 @@ class Reach:
         self.mode = mode
         self._catalog, self._buckets, self._earthdata = catalog, buckets, earthdata
         self._given: dict[str, Access] = {}
+        self._refused: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Reach: {self.mode}>"
 
     def of(self, cell: str) -> tuple[tuple[str, ...], Access]:
-        """Return the URLs of a cell's granules, and what to open them with.
-
-        A cell that is asked for again has failed before. If its credentials were the ones still
-        in use, they are replaced.
-        """
+        """Return the URLs of a cell's granules, and what to open them with."""
         urls = tuple(self._url(granule) for granule in self._catalog.cells[cell])
-        access = self._access(urls, self._given.get(cell, Access()))
-        if access != Access():
-            self._given[cell] = access
+        refused = self._given.get(cell) if cell in self._refused else None
+        self._refused.discard(cell)
+        self._given[cell] = access = self._access(urls, refused or Access())
         return urls, access
+
+    def refuse(self, cell: str) -> None:
+        """Note that a cell was refused: if what it had is still in use, it is replaced."""
+        self._refused.add(cell)
 
     def ready(self, cells: Iterable[str]) -> None:
         """Get the credentials that cells will need, so that a run without them never starts.
@@ -80,21 +81,21 @@ class Reach:
         granules = {granule for cell in cells for granule in self._catalog.cells[cell]}
         self._access([self._url(granule) for granule in granules], Access())
 
-    def _access(self, urls: Iterable[str], before: Access) -> Access:
-        """Return what URLs are opened with, other than what is still the same as before."""
+    def _access(self, urls: Iterable[str], refused: Access) -> Access:
+        """Return what URLs are opened with, other than what was refused."""
         places = {(parts.scheme, parts.netloc) for parts in map(urlsplit, urls)}
         buckets = {
             host: self._earthdata.s3(
                 self._buckets[host]["endpoint"],
                 self._buckets[host].get("region", DEFAULT_REGION),
-                refused=before.buckets.get(host),
+                refused=refused.buckets.get(host),
             )
             for scheme, host in sorted(places)
             if scheme == "s3" and host in self._buckets
         }
         token: BearerToken | None = None
         if any(scheme == "https" and is_earthdata(host) for scheme, host in places):
-            token = self._earthdata.token(refused=before.token)
+            token = self._earthdata.token(refused=refused.token)
         return Access(buckets, token)
 
     def _url(self, granule: str) -> str:

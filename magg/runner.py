@@ -144,8 +144,6 @@ def run(
             return Tally(plan, name, skipped).dry_summary(workers)
         chunks = plan.prepare_store()
         todo = plan.unfinished()
-        if plan.reach is not None:
-            plan.reach.ready(todo)
         drain = Drain(
             pool,
             todo,
@@ -154,6 +152,9 @@ def run(
             POLICY,
             backups,
         )
+        if plan.reach is not None:
+            plan.reach.ready(todo)
+            drain.on_refused = plan.reach.refuse
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo))
         _run_cells(drain, tally, make_listener(progress), began)
         if drain.running and pool.is_own:

@@ -209,6 +209,16 @@ def test_credentials_that_expired_in_a_worker_are_replaced(
     assert numbers(summary) == expected
 
 
+def test_a_retry_for_another_reason_keeps_the_credentials(config, archive, found, tmp_path):
+    plan = make_plan(with_access(config, "direct"), found, tmp_path / "out.zarr")
+    first = plan.reach.of(plan.cells[0])
+    assert plan.reach.of(plan.cells[0]) == first
+    plan.reach.refuse(plan.cells[0])
+    second = plan.reach.of(plan.cells[0])
+    assert second != first
+    assert plan.reach.of(plan.cells[0]) == second
+
+
 def test_every_task_is_made_with_credentials_that_will_last(config, archive, found, tmp_path):
     plan = make_plan(with_access(config, "direct"), found, tmp_path / "out.zarr")
     chunks = plan.prepare_store()
