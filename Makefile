@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: demo test slow contract lint bench clean
+.PHONY: demo test slow contract live lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not live"
 
 # Hundreds of faults and kills at random moments: minutes, for those who change how cells are kept.
 slow: $(VENV)/.test
@@ -19,6 +19,10 @@ slow: $(VENV)/.test
 # What the documentation of concurrent.futures promises, asked of executors that call elsewhere.
 contract: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) tests/executors/test_*_contract.py
+
+# Against NASA's servers, with your own Earthdata login.
+live: $(VENV)/.test
+	$(BIN)/python -m pytest -m live
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -11,16 +11,17 @@ import time
 import traceback
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import PipelineConfig, compile_statistics
+from magg.credentials import Access, redact
 from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
-from magg.granules import GranuleRead, Rows, forget_sources, read_rows
+from magg.granules import GranuleRead, Rows, forget_sources, read_rows, use_access
 from magg.grid import Grid, from_decimal
 from magg.statistics import aggregate
 from magg.store import records
@@ -56,6 +57,8 @@ class CellTask:
         Whether a granule that cannot be read makes the cell an error, or is left out and named.
     region : str, optional
         AWS region of the store's bucket.
+    access : Access
+        What granules of Earthdata are opened with.
     """
 
     cell: str
@@ -69,6 +72,7 @@ class CellTask:
     making: str
     on_granule_error: Literal["fail", "skip"] = "fail"
     region: str | None = None
+    access: Access = field(default_factory=Access, repr=False)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def process_cell(task: CellTask) -> CellResult:
     """
     began = time.perf_counter()
     try:
+        use_access(task.access)
         result = _process(task)
     except KeyboardInterrupt:
         raise
@@ -159,8 +164,8 @@ def failed(cell: str, error: BaseException, default: Kind = Kind.PERMANENT) -> C
     """
     failure = CellFailure(
         type=type(error).__name__,
-        message=str(error) or type(error).__name__,
-        traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
+        message=redact(str(error)) or type(error).__name__,
+        traceback=redact("".join(traceback.format_exception(error)))[-TRACEBACK_CHARACTERS:],
         kind=classify(error, default),
     )
     return CellResult(cell, "error", error=failure)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magg import __version__
+from magg.credentials import redact
 from magg.errors import MaggError
 
 CELLS_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MaggError, OSError, ValueError) as error:
         if arguments.debug:
             raise
-        _complain(f"magg: {error}")
+        _complain(f"magg: {redact(str(error))}")
         return BAD_INPUT
     except BrokenPipeError:
         return 0
@@ -86,6 +87,33 @@ def _catalog_files(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _catalog_cmr(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.catalog import Catalog
+
+    catalog = Catalog.from_cmr(
+        arguments.short_name,
+        version=arguments.version,
+        start_date=arguments.start_date,
+        end_date=arguments.end_date,
+        cycle=arguments.cycle,
+        polygon=arguments.polygon,
+        bbox=arguments.bbox,
+        parent_order=arguments.parent_order,
+    )
+    path = catalog.save(arguments.output)
+    _tell(report.of_catalog(catalog, path), catalog.summary(), arguments.json)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from magg.checkup import as_table, check
+
+    findings = check(arguments.region, arguments.function_name, arguments.store)
+    _tell(as_table(findings), [vars(one) for one in findings], arguments.json)
+    return 0
+
+
 def _info(arguments: argparse.Namespace) -> int:
     from magg import report
     from magg.catalog import Catalog
@@ -107,9 +135,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from magg.maps import plot
+    from magg.catalog import Catalog
+    from magg.maps import plot, plot_catalog
 
-    plot(arguments.store, arguments.output, variables=arguments.variable or ("h_mean", "count"))
+    if Path(arguments.store).is_file():
+        plot_catalog(Catalog.load(arguments.store), arguments.output)
+    else:
+        plot(arguments.store, arguments.output, variables=arguments.variable or ("h_mean", "count"))
     _complain(f"drew {arguments.output}")
     return 0
 
@@ -152,13 +184,33 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "plot",
         _plot,
-        "draw maps of a store",
-        "magg plot out.zarr -o map.png --variable h_mean --variable count",
+        "draw maps of a store, or of the granules of a catalog",
+        "magg plot out.zarr -o map.png --variable h_mean --variable count\n"
+        "magg plot catalog.json -o granules.png",
     )
-    plot.add_argument("store")
+    plot.add_argument("store", help="a store, or a catalog's JSON file")
     plot.add_argument("-o", "--output", default="map.png", help="picture file (default: map.png)")
     plot.add_argument("--variable", action="append", help="what to draw; may be given again")
+    check = _add(
+        commands,
+        "check",
+        _check,
+        "say what is set up and what is missing, and how to mend it",
+        "magg check\nmagg check --store s3://bucket/prefix",
+    )
+    check.add_argument("--store", help="a store that results should go to")
+    _add_function(check)
+    check.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _add_function(command: Any) -> None:
+    command.add_argument(
+        "--function-name",
+        default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),
+        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME)",
+    )
+    command.add_argument("--region", default="us-west-2", help="AWS region (default: us-west-2)")
 
 
 def _add_run(commands: Any) -> None:
@@ -193,12 +245,7 @@ def _add_run(commands: Any) -> None:
         help="what a granule that cannot be read does (default: fail its cells)",
     )
     run.add_argument("--backups", action="store_true", help="submit stragglers a second time")
-    run.add_argument(
-        "--function-name",
-        default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),
-        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME)",
-    )
-    run.add_argument("--region", default="us-west-2", help="AWS region (default: us-west-2)")
+    _add_function(run)
     run.add_argument("--quiet", action="store_true", help="show no progress")
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -220,6 +267,37 @@ def _add_catalog(commands: Any) -> None:
         "--parent-order", type=int, default=6, help="order of the cells (default: 6)"
     )
     files.add_argument("--config", default="atl06", help="says where the coordinates are")
+    _add_catalog_cmr(kinds)
+
+
+def _add_catalog_cmr(kinds: Any) -> None:
+    cmr = _add(
+        kinds,
+        "cmr",
+        _catalog_cmr,
+        "make a catalog of what NASA's CMR knows, by the footprints of the granules",
+        "magg catalog cmr ATL06 --cycle 22 --polygon antarctica -o catalog.json\n"
+        "magg catalog cmr ATL06 --start-date 2023-01-01 --end-date 2023-03-31 \\\n"
+        "    --polygon glacier.geojson\n"
+        "magg catalog cmr ATL06 --cycle 22 --bbox=-60,60,-20,84",
+    )
+    cmr.add_argument("short_name", help="the product, such as ATL06")
+    cmr.add_argument("--version", help="of the product, such as 007 (default: the newest)")
+    cmr.add_argument("--start-date", help="first day, such as 2023-01-01")
+    cmr.add_argument("--end-date", help="last day, included")
+    cmr.add_argument("--cycle", type=int, help="ICESat-2 cycle, in place of dates")
+    area = cmr.add_mutually_exclusive_group()
+    area.add_argument(
+        "--polygon", help="GeoJSON file, or antarctica or greenland (coarse outlines drawn by hand)"
+    )
+    area.add_argument(
+        "--bbox",
+        type=lambda text: [float(edge) for edge in text.split(",")],
+        help="west,south,east,north in degrees (write --bbox=-60,...)",
+    )
+    cmr.add_argument("-o", "--output", default="catalog.json", help="where to write it")
+    cmr.add_argument("--parent-order", type=int, default=6, help="order of the cells (default: 6)")
+    cmr.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 
 def _add(commands: Any, name: str, function: Any, about: str, examples: str) -> Any:

@@ -74,6 +74,10 @@ class DataSource:
         Both names stand for magg's own HDF5 reader.
     driver : {"s3", "https", "local"}, optional
         Accepted from older configs; each granule's own link says how it is read.
+    access : {"auto", "direct", "external"}
+        How granules of Earthdata are read: directly from S3, which works in the region of their
+        bucket alone (us-west-2), over HTTPS, which works everywhere, or whichever of them suits
+        the place where the cells run.
     """
 
     groups: tuple[str, ...]
@@ -82,6 +86,7 @@ class DataSource:
     quality_filter: QualityFilter | None = None
     reader: Literal["h5py", "h5coro"] = "h5py"
     driver: Literal["s3", "https", "local"] | None = None
+    access: Literal["auto", "direct", "external"] = "auto"
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -174,8 +179,10 @@ class PipelineConfig:
             self.data_source, variables=dict(self.data_source.columns), reader="h5py", driver=None
         )
         statistics = {name: replace(each, attrs={}) for name, each in self.statistics.items()}
+        source_data = wire.unstructure(source)
+        del source_data["access"]  # the bytes are the same, whichever way they come
         return {
-            "data_source": wire.unstructure(source),
+            "data_source": source_data,
             "statistics": wire.unstructure(statistics),
             "child_order": self.output.grid.child_order,
         }

@@ -102,6 +102,8 @@ class Drain:
         Submit stragglers a second time; the first result wins.
     notify : callable
         Told in words what the user should know.
+    on_refused : callable
+        Told of a cell whose credentials were refused, before its next task is made.
     """
 
     pool: Pool
@@ -111,6 +113,7 @@ class Drain:
     policy: Policy = field(default_factory=Policy)
     backups: bool = False
     notify: Callable[[str], None] = lambda _: None
+    on_refused: Callable[[str], None] = lambda _: None
     retries: int = 0
     running: dict[Future[CellResult], _Call] = field(default_factory=dict)
 
@@ -249,6 +252,8 @@ class Drain:
         self._failures[cell] += 1
         if should_retry(kind, self._failures[cell], self.policy):
             self.retries += 1
+            if kind is Kind.CREDENTIALS:
+                self.on_refused(cell)
             due = time.monotonic() + backoff(self._failures[cell], self.policy)
             heapq.heappush(self._later, (due, next(self._order), cell))
             return

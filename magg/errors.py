@@ -150,6 +150,18 @@ class CredentialsExpiredError(MaggError, PermissionError):
     """Credentials have expired; another attempt needs new ones."""
 
 
+class CredentialsError(MaggError, PermissionError):
+    """Credentials are missing, were refused, or came back empty."""
+
+
+class GranuleAccessError(GranuleError, CredentialsExpiredError):
+    """A granule was refused, and newer credentials may mend that."""
+
+
+class EarthdataError(MaggError, ConnectionError):
+    """A service of Earthdata does not answer as it should; another attempt may succeed."""
+
+
 class MissingExtraError(MaggError, ImportError):
     """An optional dependency is needed and not installed."""
 

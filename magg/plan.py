@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from magg.access import Reach, reach_of
 from magg.catalog import Catalog
 from magg.cell import CellTask
 from magg.config import PipelineConfig, grid_of
+from magg.credentials import Access
 from magg.errors import CatalogError, ConfigError
 from magg.grid import Grid, from_decimal
 from magg.store import records, schema, template
@@ -38,6 +40,8 @@ class Plan:
         AWS region of the store's bucket.
     overwrite : bool
         Start an existing store again.
+    reach : Reach, optional
+        How granules of Earthdata are reached; others are read by their names alone.
     """
 
     config: PipelineConfig
@@ -48,6 +52,7 @@ class Plan:
     on_granule_error: OnGranuleError = "fail"
     region: str | None = None
     overwrite: bool = False
+    reach: Reach | None = field(default=None, compare=False)
 
     def task(self, cell: str, chunks: template.Chunks) -> CellTask:
         """Return the task of a cell.
@@ -58,9 +63,12 @@ class Plan:
         chunks : Chunks
             Which chunk of the store is whose.
         """
+        granules, access = self.catalog.cells[cell], Access()
+        if self.reach is not None:
+            granules, access = self.reach.of(cell)
         return CellTask(
             cell=cell,
-            granules=self.catalog.cells[cell],
+            granules=granules,
             config=self.config,
             grid=self.grid,
             store=self.store,
@@ -70,6 +78,7 @@ class Plan:
             digest=self.digest(cell),
             on_granule_error=self.on_granule_error,
             region=self.region,
+            access=access,
         )
 
     def digest(self, cell: str) -> str:
@@ -132,10 +141,12 @@ def make_plan(
     on_granule_error: OnGranuleError = "fail",
     region: str | None = None,
     overwrite: bool = False,
+    cells_run_in: str | None = None,
 ) -> Plan:
     """Check the arguments of a run against each other and make its plan.
 
-    Reads the catalog and the metadata of an existing store; writes nothing.
+    Reads the catalog and the metadata of an existing store; writes nothing. ``cells_run_in`` is
+    the AWS region of the workers where that is not this machine's.
 
     Raises
     ------
@@ -171,7 +182,10 @@ def make_plan(
     chosen = chosen[:max_cells]
     # The longest cells first, so that none of them starts when all others are done.
     chosen.sort(key=lambda cell: -len(found.cells[cell]))
-    return Plan(config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite)
+    reach = reach_of(found, chosen, config.data_source.access, cells_run_in)
+    return Plan(
+        config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite, reach
+    )
 
 
 def _catalog(config: PipelineConfig, catalog: str | Path | Catalog | None) -> Catalog:

@@ -89,15 +89,20 @@ def _most(summary: Mapping[str, Any]) -> str:
 
 def of_catalog(catalog: Catalog, path: Path) -> RenderableType:
     """Return the table of a catalog."""
-    counts = sorted(map(len, catalog.cells.values()))
-    return _table(
-        [
-            ("cells", f"{len(catalog):,} of order {catalog.parent_order}"),
-            ("granules", f"{len(catalog.granules):,}"),
-            ("granules per cell", f"{counts[0]} to {counts[-1]}"),
-            ("catalog", str(path)),
-        ]
-    )
+    about = catalog.summary()
+    product = " ".join(str(about[key]) for key in ("short_name", "version") if key in about)
+    rows = [
+        ("product", product),
+        ("measured", f"{about['first']} to {about['last']}" if about["first"] else ""),
+        ("cells", f"{about['cells']:,} of order {about['parent_order']}"),
+        ("granules", f"{about['granules']:,}"),
+        (
+            "granules per cell",
+            f"{about['granules_per_cell_min']} to {about['granules_per_cell_max']}",
+        ),
+        ("catalog", str(path)),
+    ]
+    return _table([(name, text) for name, text in rows if text])
 
 
 def of_store(store: Mapping[str, Any]) -> RenderableType:

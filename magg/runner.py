@@ -31,6 +31,7 @@ from magg.worker import FUNCTIONS
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
 POLICY = Policy()
+CLOUD_BACKENDS = ("lambda", "lithops", "sfn")  # whose cells run in the region that is given
 
 
 def run(
@@ -110,6 +111,8 @@ def run(
     ------
     ConfigError, CatalogError, StoreError, BackendError
         If the arguments are wrong, before any work starts.
+    CredentialsError, EarthdataError
+        If granules are Earthdata's and there is no login for them, before any work starts.
     KeyboardInterrupt
         After Ctrl-C, at once; what is finished is kept, and the next call continues.
 
@@ -135,6 +138,7 @@ def run(
         on_granule_error=on_granule_error,
         region=region,
         overwrite=overwrite,
+        cells_run_in=_region_of_cells(executor, backend, region),
     )
     name = type(executor).__name__ if executor is not None else backend
     make = functools.partial(
@@ -162,6 +166,9 @@ def run(
             POLICY,
             backups,
         )
+        if plan.reach is not None:
+            plan.reach.ready(todo)
+            drain.on_refused = plan.reach.refuse
         used = pool.executor.used if isinstance(pool.executor, CloudExecutor) else dict
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
         _run_cells(drain, tally, make_listener(progress), began, notices)
@@ -188,6 +195,13 @@ def _check_main_module() -> None:
             "a worker process imports this script and calls run() again; "
             "put the call under `if __name__ == '__main__':`"
         )
+
+
+def _region_of_cells(executor: Executor | None, backend: str, region: str) -> str | None:
+    """Return the AWS region of the workers, where they are not on this machine."""
+    if isinstance(executor, CloudExecutor):
+        return executor.region
+    return region if executor is None and backend in CLOUD_BACKENDS else None
 
 
 def _dry_summary(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,38 @@ import pytest
 from magg import Catalog, load_config
 from magg.testing import simulate_region
 
-pytest_plugins = ["services.s3", "services.proxy", "services.lambda_api"]
+pytest_plugins = [
+    "services.s3",
+    "services.proxy",
+    "services.lambda_api",
+    "services.earthdata",
+]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave NASA's servers alone unless they are asked for by name."""
+    if "live" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("live"):
+                item.add_marker(pytest.mark.skip(reason="asks NASA's servers: pytest -m live"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cloud_machine():
+    """Block the address where a cloud machine finds its region and credentials."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and str(address[0]).startswith("169.254."):
+            raise OSError(101, "the metadata address is blocked in tests")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from services.earthdata import umm_granule
 
+from magg import Catalog
 from magg.cli import main
 
 
@@ -150,3 +152,25 @@ def test_the_demo_fits_its_surface_and_draws_a_map(tmp_path):
     assert "three standard errors" in told.stdout
     assert (tmp_path / "map.png").stat().st_size > 50_000
     assert (tmp_path / "config.yaml").exists()
+
+
+def test_a_catalog_comes_from_cmr_by_product_cycle_and_area(earthdata, capsys, tmp_path):
+    name = "ATL06_20190416093911_{}11_007_01.h5"
+    line = [{"Longitude": -100.0, "Latitude": -76.0}, {"Longitude": -101.0, "Latitude": -79.0}]
+    extent = {"HorizontalSpatialDomain": {"Geometry": {"Lines": [{"Points": line}]}}}
+    earthdata.granules = [umm_granule(name.format(n), extent) for n in ("000103", "000104")]
+    path = tmp_path / "catalog.json"
+    arguments = ["--cycle", "3", "--bbox=-110,-80,-90,-70", "-o", str(path)]
+    assert main(["catalog", "cmr", "ATL06", *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "ATL06 007" in told
+    assert "2019-04-16T09:39:11Z to 2019-04-16T09:44:40Z" in told
+    (granule,) = Catalog.load(path).granules
+    assert granule.endswith(name.format("000103"))
+    assert main(["plot", str(path), "-o", str(tmp_path / "map.png")]) == 0
+    assert (tmp_path / "map.png").stat().st_size > 5_000
+
+
+def test_a_catalog_that_cmr_cannot_give_is_an_error_in_one_line(earthdata, capsys):
+    assert main(["catalog", "cmr", "ATL99"]) == 2
+    assert "CMR knows no product 'ATL99'" in capsys.readouterr().err

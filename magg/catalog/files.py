@@ -1,7 +1,9 @@
 """Catalogs from local granules, and catalogs as JSON files.
 
-The JSON is an object with ``metadata`` (``parent_order``, ``total_cells`` and whatever else is
-known) and ``catalog`` (decimal Morton id to a list of granules).
+The JSON is an object with ``version``, ``metadata`` (``parent_order``, ``total_cells`` and whatever
+else is known), ``folders`` and ``granules`` (see `magg.catalog.links`), and ``catalog`` (decimal
+Morton id to numbers of granules). Version 1, which has no ``version``, names the granules in each
+cell.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from magg.catalog.links import GranuleInfo, pack, unpack
 from magg.config import DataSource
 from magg.errors import CatalogError, GranuleError, GranuleNotFoundError, GridError
 from magg.granules import GranuleLayout, granule_layout, open_source
 from magg.grid import Grid, to_decimal
 
+VERSION = 2
+
 Cells = dict[str, tuple[str, ...]]
+Info = dict[str, GranuleInfo]
 
 
 def scan(
@@ -56,8 +62,8 @@ def scan(
     return {cell: tuple(found) for cell, found in cells.items()}, metadata
 
 
-def read(location: str | Path) -> tuple[int, Cells, dict[str, Any]]:
-    """Return the parent order, cells and metadata that a catalog's JSON holds.
+def read(location: str | Path) -> tuple[int, Cells, dict[str, Any], Info]:
+    """Return the parent order, cells, metadata and granules that a catalog's JSON holds.
 
     See `magg.catalog.Catalog.load` for the errors.
     """
@@ -76,21 +82,41 @@ def read(location: str | Path) -> tuple[int, Cells, dict[str, Any]]:
         raise CatalogError(f"{location} is not JSON: {error}") from None
 
 
-def write(path: str | Path, cells: Cells, metadata: dict[str, Any]) -> Path:
+def write(path: str | Path, cells: Cells, metadata: dict[str, Any], info: Info) -> Path:
     """Write a catalog's JSON, whole or not at all, and return where it is."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # A rename is atomic, so that a reader never meets half a catalog.
     unfinished = target.with_name(f".{target.name}.part")
-    unfinished.write_text(
-        json.dumps({"metadata": metadata, "catalog": cells}, indent=1), encoding="utf-8"
-    )
+    unfinished.write_text(_as_text(cells, metadata, info), encoding="utf-8")
     return unfinished.replace(target)
 
 
-def _from_document(document: object) -> tuple[int, Cells, dict[str, Any]]:
+def _as_text(cells: Cells, metadata: dict[str, Any], info: Info) -> str:
+    """Return JSON with a line for every granule and every cell."""
+    granules = sorted({granule for inside in cells.values() for granule in inside})
+    number = {granule: n for n, granule in enumerate(granules)}
+    numbered = {cell: [number[granule] for granule in inside] for cell, inside in cells.items()}
+    parts = [f'"version": {VERSION}', f'"metadata": {json.dumps(metadata, indent=1)}']
+    for name, rows in pack(granules, info).items():
+        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+        parts.append(f'"{name}": [\n{lines}\n]')
+    lines = ",\n".join(
+        f"{json.dumps(cell)}:{json.dumps(inside, separators=(',', ':'))}"
+        for cell, inside in numbered.items()
+    )
+    return "{\n" + ",\n".join([*parts, f'"catalog": {{\n{lines}\n}}']) + "\n}\n"
+
+
+def _from_document(document: object) -> tuple[int, Cells, dict[str, Any], Info]:
     if not isinstance(document, dict):
         raise CatalogError("a catalog is an object with 'metadata' and 'catalog'")
+    version = document.get("version", 1)
+    if version not in (1, VERSION):
+        raise CatalogError(
+            f"the catalog is of version {version!r}, and this magg reads up to {VERSION}; "
+            "update magg, or make the catalog anew"
+        )
     metadata, cells = document.get("metadata"), document.get("catalog")
     if not isinstance(metadata, dict):
         raise CatalogError("'metadata' is missing; it must hold at least parent_order")
@@ -110,7 +136,17 @@ def _from_document(document: object) -> tuple[int, Cells, dict[str, Any]]:
             f"metadata.total_cells is {total}, but there are {len(cells)} cells: "
             "the file is incomplete or was edited; make it anew"
         )
-    return order, {cell: tuple(granules) for cell, granules in cells.items()}, metadata
+    if version == 1:
+        return order, {cell: tuple(granules) for cell, granules in cells.items()}, metadata, {}
+    names, info = unpack(document)
+    return order, dict(_named(cells, names)), metadata, info
+
+
+def _named(cells: dict[str, list[Any]], names: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for cell, numbers in cells.items():
+        if not all(type(n) is int and 0 <= n < len(names) for n in numbers):
+            raise CatalogError(f"cell {cell}: names a granule that is not there; make it anew")
+        yield cell, tuple([names[n] for n in numbers])
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

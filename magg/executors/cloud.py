@@ -15,9 +15,12 @@ class CloudExecutor(Executor):
     ----------
     longest_call_s : float or None
         How long a call may still run after nobody waits for it any more; None if unknown.
+    region : str or None
+        The AWS region of its workers; None if they are elsewhere, or it is unknown.
     """
 
     longest_call_s: float | None = None
+    region: str | None = None
 
     def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
         """Find out whether calls can be served, before the first of a run.

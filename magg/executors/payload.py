@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from magg import __version__, wire
+from magg.credentials import redact
 from magg.errors import BackendError, PayloadError, RemoteError, VersionMismatchError
 
 FORMAT = 1
@@ -285,8 +286,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         message = ""
     return {
         "type": type(error).__name__,
-        "message": message or type(error).__name__,
-        "traceback": text[-TRACEBACK_CHARACTERS:],
+        "message": redact(message) or type(error).__name__,
+        "traceback": redact(text)[-TRACEBACK_CHARACTERS:],
     }
 
 

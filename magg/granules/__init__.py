@@ -2,7 +2,7 @@
 
 from magg.granules.layout import GranuleLayout, granule_layout
 from magg.granules.reader import GranuleRead, Rows, read_rows
-from magg.granules.remote import forget_sources
+from magg.granules.remote import forget_sources, use_access
 from magg.granules.sources import open_source
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "granule_layout",
     "open_source",
     "read_rows",
+    "use_access",
 ]

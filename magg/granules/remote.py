@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from magg.errors import GranuleError, GranuleNotFoundError
+from magg.credentials import Access, BearerToken, S3Credentials, is_earthdata, redact
+from magg.errors import GranuleAccessError, GranuleError, GranuleNotFoundError
 from magg.granules.bytesource import ByteSource, Closing, changed, whole
 
 # What a server says at length, and obstore quotes.
@@ -33,8 +34,9 @@ class ObjectSource(Closing):
         self.name = url
         parts = urlsplit(url)
         self._key = unquote(parts.path).lstrip("/")
-        with _translated(url):
-            self._store = _object_store(parts.scheme, parts.netloc)
+        self._grant = _granted(parts.scheme, parts.netloc)
+        with _translated(url, self._grant):
+            self._store = _object_store(parts.scheme, parts.netloc, self._grant)
             try:
                 meta = obstore.head(self._store, self._key)
             except (obstore.exceptions.BaseError, FileNotFoundError):
@@ -48,7 +50,7 @@ class ObjectSource(Closing):
         """Return exactly the bytes ``[start, stop)``, or raise `GranuleError`."""
         import obstore
 
-        with _translated(self.name):
+        with _translated(self.name, self._grant):
             response = obstore.get(self._store, self._key, options={"range": (start, stop)})
             meta, data = response.meta, response.bytes()
         # Servers may ignore If-Match, so every answer is compared with what was opened.
@@ -130,40 +132,85 @@ class BlockFile(io.RawIOBase):
         return self._blocks[number]
 
 
+Grant = S3Credentials | BearerToken | None
+_access = Access()
+
+
+def use_access(access: Access) -> None:
+    """Open granules with these credentials from now on, in all threads of this process."""
+    global _access
+    _access = Access(_access.buckets | access.buckets, access.token or _access.token)
+
+
+def _granted(scheme: str, host: str) -> Grant:
+    """Return what a bucket or host is opened with, if that is Earthdata's to say."""
+    if scheme == "s3":
+        return _access.buckets.get(host)
+    return _access.token if scheme == "https" and is_earthdata(host) else None
+
+
 @lru_cache(maxsize=64)
-def _object_store(scheme: str, host: str) -> Any:
+def _object_store(scheme: str, host: str, grant: Grant = None) -> Any:
     """Return the obstore store of a bucket or host; it keeps connections open, so it is shared."""
     from obstore.store import HTTPStore, S3Store
 
+    if isinstance(grant, S3Credentials):
+        # An endpoint in the environment is that of the user's own buckets.
+        endpoint = f"https://s3.{grant.region}.amazonaws.com"
+        names = ["aws_endpoint", *(["aws_endpoint_url_s3"] * ("AWS_ENDPOINT_URL_S3" in os.environ))]
+        return S3Store(
+            host,
+            config=cast(Any, dict.fromkeys(names, endpoint)),
+            region=grant.region,
+            access_key_id=grant.key.reveal(),
+            secret_access_key=grant.secret.reveal(),
+            token=grant.session.reveal(),
+        )
     if scheme == "s3":
         return S3Store(host)
-    return HTTPStore.from_url(f"{scheme}://{host}", client_options={"allow_http": scheme == "http"})
+    options: dict[str, Any] = {"allow_http": scheme == "http"}
+    if isinstance(grant, BearerToken):
+        # The client drops this header when it is redirected to another host.
+        options["default_headers"] = {"Authorization": f"Bearer {grant.secret.reveal()}"}
+    return HTTPStore.from_url(f"{scheme}://{host}", client_options=cast(Any, options))
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Turn obstore's errors into this package's."""
+def _translated(url: str, grant: Grant) -> Iterator[None]:
+    """Turn obstore's errors into this package's.
+
+    Where credentials of Earthdata are in use, the error of obstore is not kept as the cause: it
+    may quote a signed URL.
+    """
     from obstore import exceptions
 
+    denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
     try:
         yield
     except (exceptions.NotFoundError, FileNotFoundError):
         raise GranuleNotFoundError(
             f"{url}: there is no such object; correct the catalog", granule=url
         ) from None
-    except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
-        raise GranuleError(
-            f"{url}: access denied; check the credentials ({reason(error)})", granule=url
-        ) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
-        raise GranuleError(f"{url}: cannot be read ({reason(error)})", granule=url) from error
+        cause = error if grant is None else None
+        text = f"{url}: cannot be read ({reason(error)})"
+        if isinstance(error, denied):
+            text = f"{url}: access denied; check the credentials ({reason(error)})"
+            if grant is not None and not grant.renewed:
+                raise GranuleAccessError(text, granule=url) from cause
+            if isinstance(grant, S3Credentials):
+                text += (
+                    f"; direct S3 works in {grant.region} alone: elsewhere set data_source.access "
+                    "to external"
+                )
+        raise GranuleError(text, granule=url) from cause
 
 
 def reason(error: Exception) -> str:
     """Return what an error of obstore says, without the server's page and the dump in it."""
     text = str(error).partition("\n\nDebug source")[0]
     code = re.search("<Code>(.*?)</Code>", text)
-    return _PAGE.sub("", text) + (f": {code[1]}" if code else "")
+    return redact(_PAGE.sub("", text) + (f": {code[1]}" if code else ""))
 
 
 def forget_sources() -> None:

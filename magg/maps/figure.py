@@ -11,7 +11,7 @@ import numpy as np
 
 from magg.errors import require_extra
 from magg.grid import centres
-from magg.maps.cells import Cells, coarsened, open_root, read_cells
+from magg.maps.cells import Cells, Variable, coarsened, open_root, read_cells
 from magg.maps.panel import (
     GROUND,
     INK,
@@ -29,6 +29,8 @@ from magg.projections import Floats, Projection, View, distance, projection_for,
 if TYPE_CHECKING:
     import zarr
     from matplotlib.figure import Figure
+
+    from magg.catalog import Catalog
 
 MOST_POLYGONS = 20_000  # a million of them would take minutes to draw, an image takes a second
 
@@ -83,15 +85,52 @@ def plot(
     ValueError
         If no variable is named, or matplotlib does not write files of the path's suffix.
     """
+    if not variables:
+        raise ValueError("name at least one variable to draw")
+    _check_matplotlib()
+    cells = read_cells(open_root(store), variables, order)
+    return _finished(cells, path, variables, title, dpi)
+
+
+def plot_catalog(
+    catalog: Catalog,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    title: str | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw a map of how many granules a catalog names in each cell.
+
+    Parameters, result and errors are those of `plot`.
+    """
+    _check_matplotlib()
+    counts = np.array([len(granules) for granules in catalog.cells.values()], dtype=np.float64)
+    granules = Variable("granules", "Granules", counts, counts=True)
+    cells = Cells(catalog.parent_order, catalog.words, [granules], None)
+    name = catalog.metadata.get("short_name", "")
+    heading = title or f"{name} granules per cell of order {catalog.parent_order}".strip()
+    return _finished(cells, path, ["granules"], heading, dpi)
+
+
+def _check_matplotlib() -> None:
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise require_extra("matplotlib", "plot") from error
 
-    if not variables:
-        raise ValueError("name at least one variable to draw")
-    cells = read_cells(open_root(store), variables, order)
+
+def _finished(
+    cells: Cells,
+    path: str | os.PathLike[str] | None,
+    variables: Sequence[str],
+    title: str | None,
+    dpi: int,
+) -> Figure:
+    """Return the figure of some cells, or of none, and write it where that is wanted."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     if cells.words.size:
         figure = _draw(cells, title, dpi)
     else:
