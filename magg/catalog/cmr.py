@@ -172,6 +172,11 @@ class _Found:
             log.warning(
                 "%d granules have no footprint and are in every cell", self._counts["unplaced"]
             )
+        if self._counts["without_links"]:
+            log.warning(
+                "%d granules have no link and are left out: they cannot be read",
+                self._counts["without_links"],
+            )
         metadata: dict[str, Any] = {
             "source": "cmr",
             "short_name": wanted.short_name,

@@ -166,6 +166,14 @@ def test_an_unknown_product_is_said_to_be(earthdata):
         Catalog.from_cmr("ATL99")
 
 
+def test_a_granule_that_has_no_link_is_told_of(tracks, caplog):
+    tracks.granules[0]["umm"]["RelatedUrls"] = []
+    catalog = Catalog.from_cmr("ATL06")
+    assert len(catalog.granules) == 3
+    assert catalog.metadata["footprints"]["without_links"] == 1
+    assert "1 granules have no link and are left out" in caplog.text
+
+
 def test_a_malformed_footprint_is_named_and_its_granule_kept(earthdata, caplog):
     extent = {
         "HorizontalSpatialDomain": {"Geometry": {"GPolygons": [{"Boundary": {"Points": [{}]}}]}}
