@@ -21,6 +21,7 @@ from magg.errors import CatalogError, CredentialsError, GranuleError
 from magg.executors.retry import Policy
 from magg.granules import open_source, use_access
 from magg.plan import make_plan
+from magg.store.template import Chunks
 
 CELLS = 2
 
@@ -321,7 +322,7 @@ def test_no_secret_is_in_anything_that_a_run_leaves_behind(
     )
     assert bool(summary["errors"]) == (outcome == "failing")
     plan = make_plan(with_access(config, access), found, tmp_path / "out.zarr")
-    task = plan.task(cells[0], {int(word): 0 for word in found.words})
+    task = plan.task(cells[0], Chunks({int(word): 0 for word in found.words}, "made"))
     texts = [repr(plan), repr(task), str(task), f"{task}", repr(plan.reach), repr(vars(plan.reach))]
     out, err = capfd.readouterr()
     texts += [out, err, caplog.text, json.dumps(summary), *heard]
@@ -346,7 +347,7 @@ def test_errors_of_credentials_hold_no_secret(archive, monkeypatch, caplog):
 
 def test_a_task_goes_through_json_whole(config, archive, found, cells, tmp_path):
     plan = make_plan(with_access(config, "direct"), found, tmp_path / "out.zarr")
-    task = plan.task(cells[0], {int(word): 0 for word in found.words})
+    task = plan.task(cells[0], Chunks({int(word): 0 for word in found.words}, "made"))
     again = wire.structure(json.loads(json.dumps(wire.unstructure(task))), CellTask)
     assert again == task
     assert again.access.buckets[BUCKET].secret.reveal() in archive.secrets

@@ -109,7 +109,7 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
             client = renew()
         else:
             lambda_client.check(client)
-        self.region = str(client.meta.region_name)
+        self.region: str = str(client.meta.region_name)
         self._has_price = price is not None
         self.usage = Usage(price or Price.of(self.region))
         self._pacer = Pacer(burst, per_second)
