@@ -30,6 +30,7 @@ FLOORS = {
     "config": 3,
     "executors": 3,
     "statistics": 2,
+    "buckets": 2,
     "progress": 2,
     "credentials": 2,
     "grid": 1,

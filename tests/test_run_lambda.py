@@ -242,7 +242,7 @@ def test_missing_credentials_are_refused_with_where_to_put_them(
 ):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(StoreError, match=r"no AWS credentials.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StoreError, match=r"no AWS credentials.*AWS_PROFILE"):
         on_lambda(config, remote_catalog, s3_bucket)
 
 

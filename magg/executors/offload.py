@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from magg.buckets import open_bucket
 from magg.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ def delete(url: str, region: str | None) -> None:
 
 
 def _place(url: str, region: str | None) -> tuple[S3Store, str]:
-    from obstore.store import S3Store
-
     # Not urlsplit: what it takes for a query would hide the end of the key from it.
     named = _NAMED_HERE.fullmatch(url)
     if named is None or ".." in url.split("/"):
@@ -83,5 +82,4 @@ def _place(url: str, region: str | None) -> tuple[S3Store, str]:
             "magg names those that it puts there; nothing else is read or written"
         )
     name, key = named.groups()
-    # obstore takes no None; without a region the environment decides.
-    return S3Store(name, region=region) if region else S3Store(name), key
+    return open_bucket(name, region=region), key

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from magg.buckets import open_bucket
 from magg.credentials import Access, BearerToken, S3Credentials, is_earthdata, redact
 from magg.errors import GranuleAccessError, GranuleError, GranuleNotFoundError
 from magg.granules.bytesource import ByteSource, Closing, changed, whole
@@ -167,7 +168,7 @@ def _object_store(scheme: str, host: str, grant: Grant = None) -> Any:
             token=grant.session.reveal(),
         )
     if scheme == "s3":
-        return S3Store(host)
+        return open_bucket(host)
     options: dict[str, Any] = {"allow_http": scheme == "http"}
     if isinstance(grant, BearerToken):
         # The client drops this header when it is redirected to another host.

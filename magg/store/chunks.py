@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from magg.buckets import forget_credentials
 from magg.errors import StoreError
 from magg.grid import to_decimal
 from magg.store.open import open_store, told_of
@@ -94,3 +95,4 @@ def parent_of(path: str, chunk: int, region: str | None = None) -> str | None:
 def forget_stores() -> None:
     """Close all stores kept open, so that the next write opens them with fresh credentials."""
     _open_arrays.cache_clear()
+    forget_credentials()

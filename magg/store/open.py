@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from magg.buckets import open_bucket
 from magg.errors import StoreError, StoreNotFoundError
 from magg.granules.remote import reason
 
@@ -110,7 +111,7 @@ def told_of(path: str | Path) -> Iterator[None]:
         if not isinstance(error, denied) and not expired:
             what = "the bucket cannot be used; check its name and the network"
             if _ASKED_THE_MACHINE.search(text):
-                what = "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                what = "no AWS credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID"
         raise StoreError(f"{path}: {what} ({text})") from error
 
 
@@ -120,11 +121,7 @@ def _bucket(url: str, region: str | None) -> S3Store:
         raise StoreError(f"{url}: a store is a local path or s3://bucket/prefix")
     if not bucket or not prefix.strip("/"):
         raise StoreError(f"{url}: name a bucket and a prefix, as in s3://bucket/prefix")
-    from obstore.store import S3Store
-
-    if not region:  # obstore takes no None; without a region the environment decides
-        return S3Store(bucket, prefix=prefix.strip("/"))
-    return S3Store(bucket, prefix=prefix.strip("/"), region=region)
+    return open_bucket(bucket, prefix.strip("/"), region)
 
 
 def _check_folder(path: Path, *, must_exist: bool) -> None:

@@ -216,6 +216,7 @@ def test_a_task_and_its_result_come_back_equal(config):
         chunk=3,
         parents=12,
         digest="0123",
+        making="0123456789abcdef",
         on_granule_error="skip",
         region="us-west-2",
     )
@@ -402,7 +403,7 @@ def test_what_a_call_holds_is_never_repeated_in_a_message(place, planted):
 
 @pytest.mark.parametrize("planted", SECRETS[:2] + SECRETS[3:], ids=str)
 def test_what_a_task_holds_is_never_repeated_in_a_message(config, planted):
-    task = CellTask("-6134114", ("a",), config, grid_of(config, 6), "s3://b/x", 0, 1, "0")
+    task = CellTask("-6134114", ("a",), config, grid_of(config, 6), "s3://b/x", 0, 1, "0", "1")
     plain = wire.unstructure(task)
     told = 0
     for name in plain:
