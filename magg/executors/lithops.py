@@ -81,6 +81,8 @@ class LithopsExecutor(CloudExecutor):
         start_timeout_s: float | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(max_workers, int) and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")  # as the standard pools say
         check_workers(max_workers)
         jobs = LithopsJobs(find_config(config), options, max_workers)
         self._max_workers = jobs.capacity

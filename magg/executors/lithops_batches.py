@@ -125,8 +125,10 @@ class Batches:
         with self._changed:
             self._is_shut = True
             self.is_abandoned = self.is_abandoned or abandon
-            while cancel and self._waiting:
-                future = self._waiting.popleft().future
+            # What there is a worker for counts as begun, unless nobody will wait for it.
+            begun = 0 if abandon else self._room()
+            while cancel and len(self._waiting) > begun:
+                future = self._waiting.pop().future
                 if future.cancel():
                     future.set_running_or_notify_cancel()
             has_begun = bool(self._threads)
@@ -154,9 +156,14 @@ class Batches:
     # Sending
 
     def _send(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            if batch:
-                self._send_batch(batch)
+        while self._send_next():
+            pass
+
+    def _send_next(self) -> bool:
+        batch = self._next_batch()
+        if batch:
+            self._send_batch(batch)
+        return batch is not None
 
     def _next_batch(self) -> list[_Call] | None:
         with self._changed:
@@ -225,13 +232,15 @@ class Batches:
                 self._changed.wait_for(lambda: self._under_way or self._is_shut)
                 if not self._under_way and not self._waiting and self._is_shut:
                     break
-                calls = list(self._under_way)
-            self._read_done(calls)
-            for call in calls:
-                self._look_at(call)
-            del calls
+            self._look()
             time.sleep(TICK_S)
         self._close()
+
+    def _look(self) -> None:
+        calls = list(self._under_way)
+        self._read_done(calls)
+        for call in calls:
+            self._look_at(call)
 
     def _read_done(self, calls: list[_Call]) -> None:
         """Free the workers of all calls that are done at once, so that as many go out together."""
@@ -251,13 +260,18 @@ class Batches:
         if call.sent is not None:
             refusal = self.jobs.refusal(call.sent)
             if refusal is not None:
-                self._finish(call, error=refusal)
+                self._give_up(call, refusal)
                 return
             if call.sent.running and not call.has_started:
                 call.has_started, call.since = True, now
         limit = self.jobs.longest_call_s + GRACE_S if call.has_started else self._start_timeout_s
         if now - call.since > limit:
-            self._finish(call, error=_overdue(call, limit, self.jobs.name))
+            self._give_up(call, _overdue(call, limit, self.jobs.name))
+
+    def _give_up(self, call: _Call, error: BaseException) -> None:
+        if not call.has_started:
+            self.jobs.free_worker()
+        self._finish(call, error=error)
 
     def _read(self, call: _Call) -> None:
         try:

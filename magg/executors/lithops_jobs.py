@@ -79,6 +79,7 @@ class LithopsJobs:
             section["runtime"]
         )
         self._refused: dict[tuple[str, str], Exception] = {}
+        self._sent: dict[str, list[Any]] = {}
         self._watch_invocations()
 
     def check_versions(self) -> list[str]:
@@ -132,11 +133,14 @@ class LithopsJobs:
         """
         try:
             # lithops passes a tuple on as the arguments of the function.
-            return list(self._lithops.map(answer, [(call,) for call in calls]))
+            sent = list(self._lithops.map(answer, [(call,) for call in calls]))
         except Exception as error:
             raise BackendError(
                 f"lithops cannot start a job on {self.name}: {_told(error)}"
             ) from error
+        self._lithops.futures.clear()  # which would hold all results for ever
+        self._sent[sent[0].job_key] = sent
+        return sent
 
     def refusal(self, sent: Any) -> BackendError | None:
         """Return the error of a call that the cloud did not accept."""
@@ -160,8 +164,13 @@ class LithopsJobs:
         error = raised[1] if isinstance(raised, tuple) else raised
         raise _typed(error, self.name)
 
+    def free_worker(self) -> None:
+        """Tell lithops, which counts its workers, that one never began what it was given."""
+        self._lithops.job_monitor.token_bucket_q.put("#")
+
     def clean(self, job_key: str) -> None:
-        """Delete what a job has left in lithops' storage and temporary folder."""
+        """Forget a job; delete what it has left in lithops' storage and temporary folder."""
+        self._lithops.job_monitor.remove(self._sent.pop(job_key))
         self._delete(f"{job_key}/")
 
     def close(self) -> None:
@@ -176,24 +185,24 @@ class LithopsJobs:
         atexit.unregister(getattr(self._lithops, "_clean_at_exit", None))  # type: ignore[arg-type]
 
     def _watch_invocations(self) -> None:
-        """Notice calls that the cloud refuses, which lithops only logs."""
+        """Notice calls that a cloud refuses, which lithops only logs."""
         handler, invoker = self._lithops.compute_handler, self._lithops.invoker
-        invoke = handler.invoke
+        if not hasattr(invoker, "invoke_pool_threads"):
+            return  # lithops tells at once
 
-        def watched(payload: dict[str, Any]) -> Any:
+        def watched(payload: dict[str, Any], invoke: Callable[..., Any] = handler.invoke) -> Any:
             try:
                 return invoke(payload)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the futures tell
                 job = payload["job_key"]
                 self._refused.update({(job, call): error for call in payload["call_ids"]})
-                raise
+                return "refused"
 
         handler.invoke = watched
-        if hasattr(invoker, "invoke_pool_threads"):
-            # Threads of the standard pool keep the interpreter until they are done, and lithops
-            # tries to reach AWS Lambda for ever.
-            threads = _number(invoker.invoke_pool_threads)
-            invoker.executor = WaitingThreadPool(threads, name="magg-lithops-invoke")
+        # Threads of the standard pool keep the interpreter until they are done, and lithops tries
+        # to reach AWS Lambda for ever.
+        threads = _number(invoker.invoke_pool_threads)
+        invoker.executor = WaitingThreadPool(threads, name="magg-lithops-invoke")
 
     def _delete(self, *prefixes: str) -> None:
         from lithops import constants
