@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, cast
 
-from magg.executors.base import check_workers
 from magg.executors.cloud import CloudExecutor
 from magg.executors.lithops_batches import WINDOW_S, Batches
 from magg.executors.lithops_config import Config, find_config
@@ -81,9 +80,8 @@ class LithopsExecutor(CloudExecutor):
         start_timeout_s: float | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(max_workers, int) and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")  # as the standard pools say
-        check_workers(max_workers)
+        if max_workers is not None and (type(max_workers) is not int or max_workers <= 0):
+            raise ValueError("max_workers must be greater than 0, and a whole number")
         jobs = LithopsJobs(find_config(config), options, max_workers)
         self._max_workers = jobs.capacity
         self.longest_call_s = jobs.longest_call_s
