@@ -65,8 +65,8 @@ def run(
     store : str or Path, optional
         A local path or ``s3://bucket/prefix``; overrides ``config.output.store``.
     backend : str, default "local"
-        ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function), or
-        an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function),
+        ``"lithops"`` (what its configuration names), or an installed backend.
     executor : concurrent.futures.Executor, optional
         Used instead of a backend, through ``submit`` alone; never shut down here.
     max_cells : int, optional

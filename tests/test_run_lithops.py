@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,49 @@ def test_a_store_that_workers_cannot_write_is_refused(config, catalog, tmp_path,
     (tmp_path / "s.zarr").write_text("a file")
     with pytest.raises(StoreError, match="is a file"):
         run(config, catalog=catalog, store=tmp_path / "s.zarr", backend="lithops")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from magg import load_config, run
+from magg.events import CellFinished, Notice
+
+def listen(event):
+    if isinstance(event, CellFinished):
+        os.kill(os.getpid(), signal.SIGINT)
+    elif isinstance(event, Notice):
+        print(event.message, flush=True)
+
+catalog, store = sys.argv[1:]
+options = {"backend": "lithops", "max_workers": 1, "progress": listen}
+try:
+    run(load_config("atl06"), catalog=catalog, store=store, **options)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_what_runs_and_is_continued(
+    config, catalog, tmp_path, on_localhost, expected, at_home
+):
+    store, path = tmp_path / "s.zarr", str(catalog.save(tmp_path / "catalog.json"))
+    program = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, path, str(store)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert program.returncode == 0, program.stderr
+    *_, notice, end = program.stdout.splitlines()
+    assert re.search(r"for at most 1800 s", notice), program.stdout
+    assert end == "interrupted"
+    assert at_home.left() == set()
+    summary = run(config, catalog=catalog, store=store, progress=False)
+    assert summary["cells_skipped"] >= 1
+    assert summary["cells_error"] == 0
+    found, wanted = arrays(store), arrays(expected[0])
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
 # AWS Lambda: lithops' own client and worker, real awslambdaric processes, a real S3 server.

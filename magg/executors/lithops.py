@@ -138,20 +138,24 @@ _open: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 def _finish_at_exit(batches: Batches) -> None:
     if not _open:
-        # As concurrent.futures does: later, its pools take no more work, and lithops needs them.
+        # As concurrent.futures does: later its pools take no more work, and lithops needs them.
         register = getattr(threading, "_register_atexit", atexit.register)
         register(_finish)
+        atexit.unregister(_stop)
+        atexit.register(_stop)
     _open.add(batches)
 
 
 def _finish() -> None:
-    """Let open executors finish what they have, and end those that nobody waits for."""
-    waited_for = []
-    for batches in list(_open):
-        if batches.is_abandoned:
-            batches.end()
-        else:
-            batches.shut(cancel=False, abandon=False)
-            waited_for.append(batches)
+    """Let open executors finish what they have, but for those that nobody waits for."""
+    waited_for = [batches for batches in _open if not batches.is_abandoned]
+    for batches in waited_for:
+        batches.shut(cancel=False, abandon=False)
     for batches in waited_for:
         batches.join()
+
+
+def _stop() -> None:
+    """End what still runs on this machine."""
+    for batches in list(_open):
+        batches.end()

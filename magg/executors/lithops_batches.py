@@ -285,6 +285,8 @@ class Batches:
 
     def _finish(self, call: _Call, error: BaseException) -> None:
         with self._changed:
+            if call not in self._under_way:
+                return  # given up while lithops was sending
             self._under_way.remove(call)
             self._changed.notify_all()
         _end(call.future, error=error)
