@@ -127,12 +127,14 @@ class Batches:
             self.is_abandoned = self.is_abandoned or abandon
             # What there is a worker for counts as begun, unless nobody will wait for it.
             begun = 0 if abandon else self._room()
+            dropped = []
             while cancel and len(self._waiting) > begun:
-                future = self._waiting.pop().future
-                if future.cancel():
-                    future.set_running_or_notify_cancel()
+                dropped.append(self._waiting.pop().future)
             has_begun = bool(self._threads)
             self._changed.notify_all()
+        for future in reversed(dropped):
+            if future.cancel():
+                future.set_running_or_notify_cancel()
         if not has_begun:
             self._close()
 
@@ -160,29 +162,37 @@ class Batches:
             pass
 
     def _send_next(self) -> bool:
-        batch = self._next_batch()
-        if batch:
-            self._send_batch(batch)
-        return batch is not None
-
-    def _next_batch(self) -> list[_Call] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._room() if self._waiting else self._is_shut)
             if not self._waiting:
-                return None
+                return False
             self._changed.wait_for(
                 lambda: self._is_asked or self._is_shut or len(self._waiting) >= self.jobs.capacity,
                 self._window_s,
             )
             self._is_asked = False
-            return self._take()
+            batch, unfit = self._take()
+        for call, error in unfit:
+            if call.future.set_running_or_notify_cancel():
+                _end(call.future, error=error)
+        if batch:
+            self._send_batch(batch)
+        return True
 
     def _room(self) -> int:
         return max(0, self.jobs.capacity - len(self._under_way))
 
-    def _take(self) -> list[_Call]:
-        """Take as many calls as there are workers free and one job can carry."""
+    def _take(self) -> tuple[list[_Call], list[tuple[_Call, BaseException]]]:
+        """Take as many calls as there are workers free and one job can carry.
+
+        Returns
+        -------
+        batch : list of _Call
+        unfit : list of (_Call, BaseException)
+            Those that cannot be sent, and why.
+        """
         batch: list[_Call] = []
+        unfit: list[tuple[_Call, BaseException]] = []
         size, room = 0, self._room()
         while self._waiting and len(batch) < room:
             call = self._waiting[0]
@@ -190,9 +200,9 @@ class Batches:
                 more = call.encode()
                 if more > self.jobs.limit and self.jobs.is_limit_strict:
                     raise _too_large(more, self.jobs.limit)
-            except Exception as error:  # noqa: BLE001 - whatever pickling raises is the caller's
+            except BaseException as error:  # noqa: BLE001 - what pickling raises is the caller's
                 self._waiting.popleft()
-                _end(call.future, error=error)
+                unfit.append((call, error))
                 continue
             if batch and size + more > self.jobs.limit:
                 break
@@ -205,7 +215,7 @@ class Batches:
             call.since = now
         self._under_way += batch
         self._changed.notify_all()
-        return batch
+        return batch, unfit
 
     def _send_batch(self, batch: list[_Call]) -> None:
         try:
