@@ -15,7 +15,7 @@ import zarr
 
 from magg import Catalog, run
 from magg.cli import main
-from magg.errors import BackendError, StoreError, WorkerLostError
+from magg.errors import AccessDeniedError, BackendError, StoreError, WorkerLostError
 from magg.executors import LithopsExecutor
 from magg.store import open_store
 from magg.testing.contract import calls
@@ -260,6 +260,15 @@ def test_calls_that_lambda_refuses_are_one_error(aws_config, deploy, lambda_serv
         pytest.raises(BackendError, match=r"aws_lambda refuses calls: .*not deployed"),
     ):
         executor.submit(pow, 2, 5).result(60)
+
+
+@pytest.mark.slow
+def test_access_that_is_denied_is_one_error(aws_config, deploy, monkeypatch):
+    deploy()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    with pytest.raises(AccessDeniedError, match=r"lithops cannot be set up.*403") as denied:
+        LithopsExecutor(aws_config)
+    assert "hush" not in str(denied.value)
 
 
 @pytest.mark.slow

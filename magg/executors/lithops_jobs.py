@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from magg.errors import (
+    AccessDeniedError,
     BackendError,
     VersionMismatchError,
     WorkerLostError,
@@ -24,6 +26,7 @@ from magg.executors.threads import WaitingThreadPool
 T = TypeVar("T")
 # For what asks services before any call: a name that leads nowhere is tried for minutes otherwise.
 SETUP_S = 60.0
+_DENIED = re.compile(r"\b40[13]\b|AccessDenied|Unauthorized|Forbidden|NoCredentials")
 
 
 class LithopsJobs:
@@ -145,7 +148,7 @@ class LithopsJobs:
     def refusal(self, sent: Any) -> BackendError | None:
         """Return the error of a call that the cloud did not accept."""
         error = self._refused.pop((sent.job_key, sent.call_id), None)
-        return None if error is None else BackendError(f"{self.name} refuses calls: {_told(error)}")
+        return None if error is None else _refused(f"{self.name} refuses calls", error)
 
     def answer(self, sent: Any) -> Any:
         """Return what a call that is done answered.
@@ -233,12 +236,18 @@ def _asked(ask: Callable[[], T], what: str) -> T:
     except Exception as error:
         if isinstance(error, TimeoutError) and not future.done():
             raise BackendError(
-                f"lithops did not {what} within {SETUP_S:.0f} s; check the network and the "
+                f"lithops could not {what} within {SETUP_S:.0f} s; check the network and the "
                 "endpoints in its configuration"
             ) from None
-        raise BackendError(f"lithops cannot {what}: {_told(error)}") from error
+        raise _refused(f"lithops cannot {what}", error) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _refused(what: str, error: Exception) -> BackendError:
+    told = _told(error)
+    kind = AccessDeniedError if _DENIED.search(told) else BackendError
+    return kind(f"{what}: {told}")
 
 
 def _remove(path: Path) -> None:

@@ -199,7 +199,7 @@ def test_an_endpoint_that_is_silent_is_one_error(aws, monkeypatch):
     monkeypatch.setattr(lithops_jobs, "SETUP_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(BackendError, match="did not be set up within 1 s; check the network"):
+        with pytest.raises(BackendError, match="could not be set up within 1 s; check the network"):
             LithopsExecutor(AWS)
 
 
