@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from magg.testing import ExecutorTests
 
-pytest.importorskip("lithops")
-pytestmark = pytest.mark.slow
+# Found and not imported: other tests need it to be imported in folders of their own.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("lithops") is None, reason="needs lithops"),
+]
 
 
 class TestLithopsExecutor(ExecutorTests):
