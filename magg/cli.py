@@ -231,7 +231,9 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--catalog", help="catalog JSON, a path or URL (overrides the config)")
     run.add_argument("--store", help="local path or s3://bucket/prefix (overrides the config)")
     run.add_argument(
-        "--backend", default="local", help="local, processes, lambda, or an installed backend"
+        "--backend",
+        default="local",
+        help="local, processes, lambda, lithops, or an installed backend",
     )
     run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
     run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")

@@ -46,7 +46,8 @@ def preflight(executor: Executor, plan: Plan, *, ask_worker: bool) -> list[str]:
     """
     if not isinstance(executor, CloudExecutor):
         return []
-    check_places(plan)
+    if not executor.sees_local_files:
+        check_places(plan)
     notices = executor.preflight(plan.store)
     return notices + (_ask_worker(executor, plan) if ask_worker else [])
 

@@ -31,7 +31,7 @@ from magg.worker import FUNCTIONS
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
 POLICY = Policy()
-CLOUD_BACKENDS = ("lambda", "lithops", "sfn")  # whose cells run in the region that is given
+AWS_BACKENDS = ("lambda", "sfn")  # whose cells run in the region that is given
 
 
 def run(
@@ -66,8 +66,8 @@ def run(
     store : str or Path, optional
         A local path or ``s3://bucket/prefix``; overrides ``config.output.store``.
     backend : str, default "local"
-        ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function), or
-        an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function),
+        ``"lithops"`` (what its configuration names), or an installed backend.
     executor : concurrent.futures.Executor, optional
         Used instead of a backend, through ``submit`` alone; never shut down here.
     max_cells : int, optional
@@ -201,7 +201,7 @@ def _region_of_cells(executor: Executor | None, backend: str, region: str) -> st
     """Return the AWS region of the workers, where they are not on this machine."""
     if isinstance(executor, CloudExecutor):
         return executor.region
-    return region if executor is None and backend in CLOUD_BACKENDS else None
+    return region if executor is None and backend in AWS_BACKENDS else None
 
 
 def _dry_summary(

@@ -14,6 +14,7 @@ pytest_plugins = [
     "services.proxy",
     "services.lambda_api",
     "services.earthdata",
+    "services.lithops_home",
 ]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")

@@ -9,18 +9,20 @@ from typing import Any
 class CloudExecutor(Executor):
     """An executor whose workers are elsewhere, and what the runner asks of one beside `submit`.
 
-    Its workers see no local file, so stores and granules must have URLs.
-
     Attributes
     ----------
     longest_call_s : float or None
         How long a call may still run after nobody waits for it any more; None if unknown.
     region : str or None
         The AWS region of its workers; None if they are elsewhere, or it is unknown.
+    sees_local_files : bool
+        Whether workers see the files of this machine; otherwise stores and granules must have
+        URLs.
     """
 
     longest_call_s: float | None = None
     region: str | None = None
+    sees_local_files: bool = False
 
     def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
         """Find out whether calls can be served, before the first of a run.

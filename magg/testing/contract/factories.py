@@ -31,6 +31,14 @@ def loky(max_workers: int | None = None) -> Executor:
     return executor
 
 
+def loky_reusable(max_workers: int | None = None) -> Executor:
+    """Return the pool of loky that the whole process shares."""
+    import loky
+
+    executor: Executor = loky.get_reusable_executor(max_workers)
+    return executor
+
+
 def dask(max_workers: int | None = None) -> Executor:
     """Return an executor of a Dask cluster in other processes."""
     if max_workers is not None and max_workers < 1:
