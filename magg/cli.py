@@ -179,7 +179,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--catalog", help="catalog JSON, a path or URL (overrides the config)")
     run.add_argument("--store", help="local path or s3://bucket/prefix (overrides the config)")
     run.add_argument(
-        "--backend", default="local", help="local, processes, lambda, or an installed backend"
+        "--backend", default="local", help="local, processes, lambda, sfn, or an installed backend"
     )
     run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
     run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")
@@ -196,7 +196,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--function-name",
         default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),
-        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME)",
+        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME), or the ARN of a "
+        "state machine (default: $MAGG_STATE_MACHINE_ARN)",
     )
     run.add_argument("--region", default="us-west-2", help="AWS region (default: us-west-2)")
     run.add_argument("--quiet", action="store_true", help="show no progress")

@@ -9,8 +9,9 @@ from magg.executors.cloud import CloudExecutor
 
 if TYPE_CHECKING:
     from magg.executors.aws_lambda import LambdaExecutor
+    from magg.executors.stepfunctions import StepFunctionsExecutor
 
-__all__ = ["CloudExecutor", "LambdaExecutor", "make_executor"]
+__all__ = ["CloudExecutor", "LambdaExecutor", "StepFunctionsExecutor", "make_executor"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from magg.executors.aws_lambda import LambdaExecutor
 
         return LambdaExecutor
+    if name == "StepFunctionsExecutor":
+        from magg.executors.stepfunctions import StepFunctionsExecutor
+
+        return StepFunctionsExecutor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

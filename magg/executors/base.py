@@ -27,7 +27,8 @@ def make_executor(backend: str, max_workers: int | None = None, **options: Any) 
     Parameters
     ----------
     backend : str
-        ``"local"`` (threads), ``"processes"``, ``"lambda"``, or the name of an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"``, ``"sfn"`` (AWS Step Functions), or the
+        name of an installed backend.
     max_workers : int, optional
         Cells at once; the backend's own default where left out.
     **options
@@ -110,4 +111,15 @@ def _lambda(max_workers: int | None = None, **options: Any) -> Executor:
     return make(max_workers, **options)
 
 
-BACKENDS: dict[str, MakeExecutor] = {"local": _local, "processes": _processes, "lambda": _lambda}
+def _sfn(max_workers: int | None = None, **options: Any) -> Executor:
+    from magg.executors.stepfunctions import make
+
+    return make(max_workers, **options)
+
+
+BACKENDS: dict[str, MakeExecutor] = {
+    "local": _local,
+    "processes": _processes,
+    "lambda": _lambda,
+    "sfn": _sfn,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -15,9 +16,16 @@ class CloudExecutor(Executor):
     ----------
     longest_call_s : float or None
         How long a call may still run after nobody waits for it any more; None if unknown.
+    in_flight : int or None
+        How many calls the executor wants at once, those that wait included; None for twice the
+        number of its workers.
+    notify : callable
+        Told in words how calls go that take long; may be set.
     """
 
     longest_call_s: float | None = None
+    in_flight: int | None = None
+    notify: Callable[[str], None] = staticmethod(lambda _: None)
 
     def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
         """Find out whether calls can be served, before the first of them.

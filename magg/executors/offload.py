@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from magg import __version__
 from magg.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ def put(prefix: str, data: bytes, region: str | None) -> str:
     bucket, key = _place(url, region)
     obstore.put(bucket, key, data)
     return url
+
+
+def naming(url: str, place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call that only names another one, which `put` has written.
+
+    Parameters
+    ----------
+    url : str
+    place : mapping
+        ``prefix`` and ``region`` for an answer that is too large in turn.
+    """
+    reference = {"url": url, "region": place.get("region")}
+    return {"magg_call": 1, "version": __version__, "offload": dict(place), REFERENCE: reference}
 
 
 def fetched(document: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from magg import __version__
 from magg.errors import PayloadError
-from magg.executors import offload
+from magg.executors import batch, offload
 from magg.executors.payload import FORMAT, MALFORMED, RAISED, Calls, Codec, Functions, describe
 
 # Somewhat less than the 6 MB that Lambda returns, which counts bytes that the runtime adds.
@@ -37,7 +37,8 @@ def make_handler(
     Returns
     -------
     callable
-        ``handler(event, context) -> dict``, which never raises.
+        ``handler(event, context) -> dict``, which never raises. It answers single calls, and
+        the batches of calls of `magg.executors.batch`.
 
     Examples
     --------
@@ -49,12 +50,17 @@ def make_handler(
     """
     calls = Calls(functions, codec)
 
-    def handler(event: Any, context: Any) -> dict[str, Any]:
+    def answer_call(event: Any, context: Any, limit: int) -> dict[str, Any]:
         began = time.perf_counter()
-        answer = _fitting(event, _answer(calls, event))
+        answer = _fitting(event, _answer(calls, event), limit)
         told = dict(facts(answer)) if facts else {}
         _log(event, context, answer, told | {"seconds": round(time.perf_counter() - began, 3)})
         return answer
+
+    def handler(event: Any, context: Any) -> dict[str, Any]:
+        if batch.is_batch(event):
+            return batch.answer(event, context, answer_call)
+        return answer_call(event, context, ANSWER_BYTES)
 
     return handler
 
@@ -67,17 +73,17 @@ def _answer(calls: Calls, event: Any) -> dict[str, Any]:
     return calls.answer(call)
 
 
-def _fitting(event: Any, answer: dict[str, Any]) -> dict[str, Any]:
+def _fitting(event: Any, answer: dict[str, Any], limit: int) -> dict[str, Any]:
     """Put an answer that is too large into the bucket, and name it instead."""
     size = len(json.dumps(answer, allow_nan=False))
-    if size <= ANSWER_BYTES:
+    if size <= limit:
         return answer
     place = event.get("offload") if isinstance(event, Mapping) else None
     try:
         if not isinstance(place, Mapping):
             raise PayloadError(
-                f"the answer is {size / 2**20:.1f} MB and Lambda returns 6 MB; give the executor "
-                "offload_to='s3://bucket/prefix'"
+                f"the answer is {size / 2**20:.1f} MB and {limit / 2**20:.1f} MB may be returned; "
+                "give the executor offload_to='s3://bucket/prefix'"
             )
         data = json.dumps(answer).encode()
         url = offload.put(str(place.get("prefix")), data, place.get("region"))

@@ -1,0 +1,52 @@
+"""StepFunctionsExecutor and the contract of executors, through the real runtime client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from magg.aws.state_machine import state_machine
+from magg.testing import ExecutorTests
+
+pytest.importorskip("boto3")
+pytest.importorskip("awslambdaric")
+pytestmark = pytest.mark.slow
+
+HANDLER = """
+from magg.executors.serve import make_handler
+
+handler = make_handler({}, codec="pickle")
+"""
+
+
+class TestStepFunctionsExecutor(ExecutorTests):
+    factory = "sfn_factory:make"
+    many = 300
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def function(cls, lambda_service, s3_server, sfn_service, tmp_path_factory):
+        """Deploy a function that runs whatever it is sent, and its state machine."""
+        folder = tmp_path_factory.mktemp("any")
+        (folder / "h.py").write_text(HANDLER)
+        here = Path(__file__).parent
+        deployed = lambda_service.deploy(
+            "any-function-of-sfn",
+            folder=folder,
+            timeout=60.0,
+            memory_mb=1_000,
+            concurrency=8,
+            environment=s3_server.environment() | {"PYTHONPATH": f"{here.parents[1]}:{here}"},
+        )
+        arn = sfn_service.deploy("any-machine", state_machine(deployed.arn))
+        cls.environment = (
+            s3_server.environment()
+            | sfn_service.environment()
+            | {
+                "MAGG_STATE_MACHINE_ARN": arn,
+                "MAGG_SFN_PREFIX": s3_server.bucket("contract-of-sfn").url("any"),
+            }
+        )
+        yield
+        lambda_service.remove("any-function-of-sfn")
