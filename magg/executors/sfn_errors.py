@@ -116,14 +116,15 @@ def of_batch(record: Mapping[str, Any], function: str, memory_mb: int | None) ->
             f"{where}: Lambda refused the call for so long that the state machine gave up; use "
             "fewer workers, or ask AWS for more concurrent executions"
         )
+    # Step Functions hands this on under a general name.
+    if "not authorized to perform" in cause or error == "States.Permissions":
+        return AccessDeniedError(
+            f"{where}: the role of the state machine needs lambda:InvokeFunction on it ({cause})"
+        )
     if error in _SERVICE:
         return WorkerLostError(f"{where}: {error}: {cause}")
     if error == "Lambda.ResourceNotFoundException":
         return FunctionNotFoundError(f"{where}: it is not there ({cause})")
-    if error in ("Lambda.AccessDeniedException", "States.Permissions"):
-        return AccessDeniedError(
-            f"{where}: the role of the state machine needs lambda:InvokeFunction on it ({cause})"
-        )
     if error == "States.Timeout" or record.get("Status") == "TIMED_OUT":
         return WorkerTimeoutError(
             f"{where}: it gave no answer in time ({error}); raise its timeout (at most 900 s) or "
