@@ -8,7 +8,13 @@ import pytest
 from magg import Catalog, load_config
 from magg.testing import simulate_region
 
-pytest_plugins = ["services.s3", "services.proxy", "services.lambda_api", "services.stepfunctions"]
+pytest_plugins = [
+    "services.s3",
+    "services.proxy",
+    "services.lambda_api",
+    "services.stepfunctions",
+    "remote_runs",
+]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")
 

@@ -48,7 +48,7 @@ PATIENCE_S = 30.0
 @pytest.fixture(scope="module")
 def deploy(lambda_service, s3_server, sfn_service, tmp_path_factory):
     """Return a function that deploys a handler and its state machine."""
-    names = []
+    names = set()
 
     def make(name, body=HANDLER, **options):
         folder = tmp_path_factory.mktemp(name)
@@ -57,7 +57,7 @@ def deploy(lambda_service, s3_server, sfn_service, tmp_path_factory):
         environment = s3_server.environment() | {"PYTHONPATH": path}
         options = {"timeout": 30.0, "memory_mb": 1_000, "concurrency": 4} | options
         function = lambda_service.deploy(name, folder=folder, environment=environment, **options)
-        names.append(name)
+        names.add(name)
         return function, sfn_service.deploy(name, state_machine(function.arn))
 
     yield make
