@@ -9,6 +9,7 @@ from typing import Any
 
 LIMIT = 256 * 1024  # bytes of JSON that travel between states
 PATH = r"\$(\.[A-Za-z_][A-Za-z0-9_]*)*"
+INPUT = "$$.Execution.Input"
 READ, WRITE = "arn:aws:states:::s3:getObject", "arn:aws:states:::s3:putObject"
 INVOKE = "arn:aws:states:::lambda:invoke"
 
@@ -33,7 +34,8 @@ def size(value: Any) -> int:
 
 
 def look_up(path: str, data: Any) -> Any:
-    """Return what a path of dots refers to."""
+    """Return what a path of dots refers to; the input of the state is that of the execution."""
+    path = path.replace(INPUT, "$")
     for name in path.split(".")[1:]:
         if not isinstance(data, dict) or name not in data:
             raise Failure(
@@ -144,7 +146,7 @@ def _check_errors(where: str, names: Any) -> None:
 
 
 def _check_writer(where: str, writer: Any) -> None:
-    parameters = {"Bucket.$": _check_path, "Prefix.$": _check_path}
+    parameters = {"Bucket.$": _check_path_of_input, "Prefix.$": _check_path_of_input}
     required = {
         "Resource": _equals(WRITE),
         "Parameters": lambda w, v: _fields(w, v, parameters),
@@ -156,6 +158,13 @@ def _check_path(where: str, path: Any) -> None:
     _is(str)(where, path)
     if not re.fullmatch(PATH, path):
         raise Invalid(f"{where}: the path {path!r} is not emulated")
+
+
+def _check_path_of_input(where: str, path: Any) -> None:
+    _is(str)(where, path)
+    if not path.startswith(INPUT + "."):
+        raise Invalid(f"{where}: only paths below {INPUT} are emulated here, not {path!r}")
+    _check_path(where, path.replace(INPUT, "$"))
 
 
 def _check_template(where: str, template: Any) -> None:

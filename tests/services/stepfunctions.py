@@ -246,11 +246,11 @@ class StepFunctionsService:
 
     def _list_map_runs(self, executionArn: str) -> dict[str, Any]:  # noqa: N803
         run = self._execution(executionArn).map_run
-        names = ("mapRunArn", "executionArn", "startDate")
+        names = {"mapRunArn", "executionArn", "startDate", "stopDate"}
         machine = executionArn.replace(":execution:", ":stateMachine:").rpartition(":")[0]
         if run is None:
             return {"mapRuns": []}
-        told = {name: run.describe()[name] for name in names}
+        told = {name: value for name, value in run.describe().items() if name in names}
         return {"mapRuns": [told | {"stateMachineArn": machine}]}
 
     def _describe_map_run(self, mapRunArn: str) -> dict[str, Any]:  # noqa: N803
