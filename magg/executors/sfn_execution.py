@@ -121,6 +121,7 @@ class Runner:
         Parameters
         ----------
         calls : list of Call
+            Emptied.
         lease : Lease
             The workers for it; given back.
         per_worker : int
@@ -129,7 +130,7 @@ class Runner:
             Told how it goes.
         """
         sent = self._encoded([c for c in calls if c.future.set_running_or_notify_cancel()])
-        del calls
+        calls.clear()  # else results would live until the last of them has been read
         try:
             self._await_attached(sent, lease, notify)
             alone = self._execute(sent, lease, per_worker, notify)

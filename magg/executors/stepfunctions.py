@@ -110,8 +110,10 @@ class StepFunctionsExecutor(CloudExecutor):
         price: Price | None = None,
         patience_s: float = 600.0,
     ) -> None:
-        if not 1 <= max_workers <= MOST_WORKERS:
-            raise ValueError(f"max_workers must be between 1 and {MOST_WORKERS:,}")
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if max_workers > MOST_WORKERS:
+            raise ValueError(f"max_workers must be at most {MOST_WORKERS:,}")
         if calls_per_worker < 1 or calls_per_execution < 1:
             raise ValueError("there must be at least 1 call per worker and per execution")
         self._codec = Calls(functions or {}, codec)
@@ -212,7 +214,6 @@ class StepFunctionsExecutor(CloudExecutor):
         while True:
             calls, workers = self._collect()
             self._runner.run(calls, workers, self._per_worker, self.notify)
-            del calls  # results live as long as their futures
             with self._changed:
                 if self._is_collecting or not self._waiting:
                     return
