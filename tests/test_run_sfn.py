@@ -92,6 +92,7 @@ def test_a_run_by_way_of_step_functions_gives_the_same_store_as_a_local_one(
     json.dumps(summary)
 
 
+@pytest.mark.slow
 def test_a_second_run_sends_no_cell_again(config, remote_catalog, s3_bucket, service):
     _, first = on_sfn(config, remote_catalog, s3_bucket)
     _, second = on_sfn(config, remote_catalog, s3_bucket)
@@ -124,6 +125,7 @@ def test_a_dry_run_shows_what_it_costs_at_most_and_starts_nothing(
     assert s3_bucket.keys() == []
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_it_and_shows_the_cost(
     remote_catalog, s3_bucket, service, tmp_path, capsys, monkeypatch
 ):
@@ -355,4 +357,4 @@ def test_a_run_whose_execution_still_goes_on_is_attached_to_it(
     assert summary["executions"] == 1  # that which asks a worker who it is
     assert len(slow.calls) == 2 + summary["total_cells"]
     assert_arrays(store, summary, expected)
-    assert leftovers(s3_bucket) == []
+    assert not any(execution.name in key for key in leftovers(s3_bucket))

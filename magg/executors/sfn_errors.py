@@ -50,6 +50,11 @@ def translate(error: BaseException, place: str) -> Exception:
         )
     if code == "NoSuchBucket":
         return BackendError(f"{place}: there is no such bucket; create it")
+    if code == "NoSuchKey":
+        return BackendError(
+            f"{place}: what an execution had there is gone, its results have been read or deleted; "
+            "unset MAGG_RESUME_EXECUTION if it is set, and run again"
+        )
     if lambda_errors.is_expired(error):
         return CredentialsExpiredError(f"{place}: the AWS credentials have expired; renew them")
     credentials = ("NoCredentialsError", "PartialCredentialsError")

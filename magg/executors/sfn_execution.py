@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +78,8 @@ class Runner:
         What the state machine calls, for messages.
     memory_mb : int or None
         What it may use.
+    attached : str
+        ARN of the execution of another process that is waited for, if any.
     """
 
     def __init__(
@@ -97,21 +99,23 @@ class Runner:
         self._place = {"prefix": prefix, "region": machine.region}
         self._poll_s, self._patience_s = poll_s, patience_s
         self._stopped = threading.Event()
-        self._attached: tuple[str, set[str]] = ("", set())
-        self._open: set[str] = set()
+        self.attached = ""
+        self._attached_names: set[str] = set()
+        self._running = 0
         self._changed = threading.Condition()
 
     def attach(self, arn: str) -> None:
         """Answer calls from an execution that was started before, if they are among its calls."""
         told = self._machine.execution(arn)
-        self._attached = arn, {item["id"] for item in self._machine.calls(told)}
+        self._attached_names = {item["id"] for item in self._machine.calls(told)}
+        self.attached = arn
 
     def stop(self) -> None:
         """Stop all executions, and wait a moment until that is done."""
         self._stopped.set()
         self.workers.open()
         with self._changed:
-            self._changed.wait_for(lambda: not self._open, STOP_S)
+            self._changed.wait_for(lambda: not self._running, STOP_S)
 
     def run(self, calls: list[Call], lease: Lease, per_worker: int, notify: Notify) -> None:
         """Run calls as one execution.
@@ -129,20 +133,26 @@ class Runner:
         notify : callable
             Told how it goes.
         """
-        sent = self._encoded([c for c in calls if c.future.set_running_or_notify_cancel()])
-        calls.clear()  # else results would live until the last of them has been read
-        try:
-            self._await_attached(sent, lease, notify)
+        with self._under_way():
+            sent = self._encoded([c for c in calls if c.future.set_running_or_notify_cancel()])
+            calls.clear()  # else results would live until the last of them has been read
+            self._await_attached(sent, notify)
             alone = self._execute(sent, lease, per_worker, notify)
+            if alone:
+                count = len(alone)
+                self._execute(alone, self.workers.take(lambda: count), 1, notify)
+
+    @contextlib.contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Let `stop` wait for what is inside."""
+        with self._changed:
+            self._running += 1
+        try:
+            yield
         finally:
-            lease.keep(0)
-        if alone:
-            count = len(alone)
-            lease = self.workers.take(lambda: count)
-            try:
-                self._execute(alone, lease, 1, notify)
-            finally:
-                lease.keep(0)
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _encoded(self, calls: list[Call]) -> dict[str, _Sent]:
         """Return calls as they travel, by ids that equal calls of another process have too."""
@@ -166,42 +176,44 @@ class Runner:
         url = offload.put(self._place["prefix"], text.encode(), self._place["region"])
         return _Sent(call.future, call.function, json.dumps(offload.naming(url, self._place)), url)
 
-    def _await_attached(self, sent: dict[str, _Sent], lease: Lease, notify: Notify) -> None:
+    def _await_attached(self, sent: dict[str, _Sent], notify: Notify) -> None:
         """Take out the calls that an execution of another process makes, and wait for it."""
-        arn, names = self._attached
-        known = {name: sent.pop(name) for name in sent.keys() & names}
-        names -= known.keys()
+        known = {name: sent.pop(name) for name in sent.keys() & self._attached_names}
+        self._attached_names -= known.keys()  # tried again, they are calls of a new execution
         if known:
-            self._finish(arn, known, lease, notify)
+            sent |= self._finish(self.attached, known, Lease(self.workers, 0), notify)
 
     def _execute(
         self, sent: dict[str, _Sent], lease: Lease, per_worker: int, notify: Notify
     ) -> dict[str, _Sent]:
         """Run calls as a new execution; return those that are to be made alone."""
-        if not sent:
-            return {}
-        name = f"magg-{uuid.uuid4().hex}"
-        items = (f'{{"id":"{name}","call":{one.text}}}' for name, one in sent.items())
         try:
-            arn = self._machine.start(
-                name,
-                f"[{','.join(items)}]".encode(),
-                workers=max(1, lease.number),
-                calls_per_worker=per_worker,
-                offload=self._place,
-            )
+            arn = self._start(sent, max(1, lease.number), per_worker) if sent else None
+            return self._finish(arn, sent, lease, notify) if arn else {}
         except Exception as error:  # noqa: BLE001 - the calls were not made, and are told why
             _fail(sent, error)
             return {}
+        finally:
+            lease.keep(0)
+
+    def _start(self, sent: dict[str, _Sent], workers: int, per_worker: int) -> str:
+        if self._stopped.is_set():
+            raise WorkerLostError("the executor was shut down before the call was sent")
+        items = (f'{{"id":"{name}","call":{one.text}}}' for name, one in sent.items())
+        arn = self._machine.start(
+            f"magg-{uuid.uuid4().hex}",
+            f"[{','.join(items)}]".encode(),
+            workers=workers,
+            calls_per_worker=per_worker,
+            offload=self._place,
+        )
         self._usage.add_execution()
-        return self._finish(arn, sent, lease, notify)
+        return arn
 
     def _finish(
         self, arn: str, sent: dict[str, _Sent], lease: Lease, notify: Notify
     ) -> dict[str, _Sent]:
         """Wait for an execution and settle its calls; return those that are to be made alone."""
-        with self._changed:
-            self._open.add(arn)
         urls = [one.url for one in sent.values() if one.url]
         alone: dict[str, _Sent] = {}
         is_over = False
@@ -220,9 +232,6 @@ class Runner:
         finally:
             if is_over or self._stopped.is_set():  # else it may go on, and be attached to
                 self._clean(arn, urls)
-            with self._changed:
-                self._open.discard(arn)
-                self._changed.notify_all()
         return alone
 
     def _clean(self, arn: str, urls: list[str]) -> None:

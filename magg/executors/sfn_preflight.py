@@ -15,8 +15,14 @@ from magg.executors.sfn_machine import StateMachine
 SHOWN = 3
 
 
-def ask(machine: StateMachine) -> tuple[str, list[str]]:
+def ask(machine: StateMachine, attached: str) -> tuple[str, list[str]]:
     """Ask AWS about a state machine.
+
+    Parameters
+    ----------
+    machine : StateMachine
+    attached : str
+        ARN of an execution that is waited for anyway.
 
     Returns
     -------
@@ -39,7 +45,7 @@ def ask(machine: StateMachine) -> tuple[str, list[str]]:
             "magg.aws.state_machine.state_machine(function_arn) returns, as a STANDARD workflow"
         )
     try:
-        running = machine.running()
+        running = [arn for arn in machine.running() if arn != attached]
     except AccessDeniedError:  # nothing depends on it
         running = []
     if not running:

@@ -184,7 +184,7 @@ class StepFunctionsExecutor(CloudExecutor):
 
     def preflight(self, store: str | None = None) -> list[str]:
         """Ask AWS about state machine, function and bucket; see `CloudExecutor.preflight`."""
-        function, notices = sfn_preflight.ask(self._machine)
+        function, notices = sfn_preflight.ask(self._machine, self._runner.attached)
         self._runner.function = function
         self._facts = facts = sfn_preflight.ask_function(function, self._machine.region)
         lambda_preflight.check_bucket(f"s3://{self._machine.bucket}", self._machine.region)
