@@ -6,35 +6,22 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from magg.errors import (
-    AccessDeniedError,
-    CredentialsExpiredError,
-    ExecutionStoppedError,
-    MaggError,
-    PayloadError,
-    ServiceUnreachableError,
-    ThrottledError,
-    WorkerLostError,
-)
+from magg.errors import ExecutionStoppedError, PayloadError, WorkerLostError
 from magg.executors import batch, offload, sfn_errors
 from magg.executors.payload import Calls
 from magg.executors.sfn_machine import StateMachine
 from magg.executors.sfn_usage import Usage
+from magg.executors.sfn_watch import Notify, Watch
 from magg.executors.sfn_workers import Lease, Workers
 
-LONGEST_POLL_S = 20.0
 # For so long an interrupted program waits until its executions are stopped.
 STOP_S = 5.0
-TELL_EVERY = 0.1  # of an execution's calls
-
-Notify = Callable[[str], None]
 
 
 @dataclass
@@ -97,8 +84,7 @@ class Runner:
         self.memory_mb: int | None = None
         self._machine, self._codec, self._usage = machine, codec, usage
         self._place = {"prefix": prefix, "region": machine.region}
-        self._poll_s, self._patience_s = poll_s, patience_s
-        self._stopped = threading.Event()
+        self._watch = Watch(machine, poll_s, patience_s)
         self.attached = ""
         self._attached_names: set[str] = set()
         self._running = 0
@@ -112,7 +98,7 @@ class Runner:
 
     def stop(self) -> None:
         """Stop all executions, and wait a moment until that is done."""
-        self._stopped.set()
+        self._watch.stop()
         self.workers.open()
         with self._changed:
             self._changed.wait_for(lambda: not self._running, STOP_S)
@@ -197,7 +183,7 @@ class Runner:
             lease.keep(0)
 
     def _start(self, sent: dict[str, _Sent], workers: int, per_worker: int) -> str:
-        if self._stopped.is_set():
+        if self._watch.is_stopped:
             raise WorkerLostError("the executor was shut down before the call was sent")
         items = (f'{{"id":"{name}","call":{one.text}}}' for name, one in sent.items())
         arn = self._machine.start(
@@ -218,7 +204,7 @@ class Runner:
         alone: dict[str, _Sent] = {}
         is_over = False
         try:
-            told = self._watch(arn, lease, notify)
+            told = self._watch.until_ended(arn, lease, notify)
             is_over = True
             error = sfn_errors.of_execution(told, self._machine.place)
             if error is not None:
@@ -230,7 +216,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - what is not settled yet is told why
             _fail(sent, error)
         finally:
-            if is_over or self._stopped.is_set():  # else it may go on, and be attached to
+            if is_over or self._watch.is_stopped:  # else it may go on, and be attached to
                 self._clean(arn, urls)
         return alone
 
@@ -240,52 +226,6 @@ class Runner:
             self._machine.clean(arn.rpartition(":")[2])
             for url in urls:
                 offload.delete(url, self._machine.region)
-
-    def _watch(self, arn: str, lease: Lease, notify: Notify) -> Mapping[str, Any]:
-        """Return what Step Functions says of an execution when it has ended."""
-        began = heard = time.monotonic()
-        pause_s, told_share, complaint = self._poll_s, 0.0, ""
-        while not self._stopped.wait(pause_s):
-            now = time.monotonic()
-            pause_s = min(LONGEST_POLL_S, max(self._poll_s, (now - began) / 10))
-            try:
-                told = self._machine.execution(arn)
-                if told["status"] != "RUNNING":
-                    return told
-                told_share = self._tell(arn, lease, notify, told_share)
-            except (ThrottledError, ServiceUnreachableError, CredentialsExpiredError) as error:
-                if now - heard > self._patience_s:
-                    raise
-                if str(error) != complaint:
-                    complaint = str(error)
-                    notify(f"{complaint}; the execution goes on, and is asked for again")
-            else:
-                heard, complaint = now, ""
-        with contextlib.suppress(MaggError):
-            self._machine.stop(arn)
-        raise WorkerLostError("the executor was shut down before the call was answered")
-
-    def _tell(self, arn: str, lease: Lease, notify: Notify, told_share: float) -> float:
-        """Tell how far an execution is, and let others have the workers that it needs no more."""
-        try:
-            state = self._machine.map_run(arn)
-        except AccessDeniedError:
-            return told_share  # the results do not depend on it
-        if state is None:
-            return told_share
-        batches, calls = state["executionCounts"], state["itemCounts"]
-        if calls["total"]:
-            lease.keep(batches["pending"] + batches["running"])
-        failed = calls["failed"] + calls["timedOut"]
-        done = calls["succeeded"] + failed
-        share = float(done / max(1, calls["total"]))
-        if share < told_share + TELL_EVERY:
-            return told_share
-        notify(
-            f"Step Functions: {done:,} of {calls['total']:,} calls done"
-            + (f", {failed:,} of them failed" if failed else "")
-        )
-        return share
 
     def _settle(self, record: Mapping[str, Any], sent: dict[str, _Sent]) -> dict[str, _Sent]:
         """Settle the calls of one batch; return those that are to be made alone."""
