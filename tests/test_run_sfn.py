@@ -156,7 +156,9 @@ def soon():
 class TestBadInput:
     def test_a_missing_state_machine(self, config, remote_catalog, s3_bucket, deployed):
         arn = deployed[1].replace("cells-of-sfn", "nowhere")
-        with pytest.raises(StateMachineNotFoundError, match="no state machine 'nowhere'"):
+        with pytest.raises(
+            StateMachineNotFoundError, match="'nowhere' in us-west-2: it does not exist"
+        ):
             on_sfn(config, remote_catalog, s3_bucket, function_name=arn)
         assert s3_bucket.keys() == []
 

@@ -21,14 +21,47 @@ from magg.errors import (
 )
 from magg.executors import lambda_errors
 
-_THROTTLED = {"ThrottlingException", "TooManyRequestsException", "SlowDown", "RequestLimitExceeded"}
 _UNREACHABLE = ("ConnectionError", "HTTPClientError", "EndpointConnectionError")
-# Of a Task that calls a function: the service and not the function is at fault.
-_SERVICE = {
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.ClientExecutionTimeoutException",
+_DOCS = "docs/stepfunctions.md"
+
+# Of a request, by the code of the answer.
+_REQUESTS: Mapping[str, tuple[type[Exception], str]] = {
+    "NoSuchBucket": (BackendError, "there is no such bucket; create it"),
+    "NoSuchKey": (
+        BackendError,
+        "what an execution had there is gone, its results have been read or deleted; unset "
+        "MAGG_RESUME_EXECUTION if it is set, and run again",
+    ),
+} | dict.fromkeys(
+    ("StateMachineDoesNotExist", "StateMachineDeleting", "InvalidArn"),
+    (
+        StateMachineNotFoundError,
+        f"it does not exist; deploy it ({_DOCS}), or name another with function_name= or "
+        "MAGG_STATE_MACHINE_ARN",
+    ),
+)
+_THROTTLED = {"ThrottlingException", "TooManyRequestsException", "SlowDown"} | {
+    "RequestLimitExceeded",
+    "ExecutionLimitExceeded",
+}
+# Of a batch, by the error of its child execution.
+_LOST = (WorkerLostError, "the service failed, again and again")
+_BATCHES: Mapping[str, tuple[type[Exception], str]] = {
+    "Lambda.TooManyRequestsException": (
+        ThrottledError,
+        "Lambda refused the call for so long that the state machine gave up; use fewer workers, "
+        "or ask AWS for more concurrent executions",
+    ),
+    "Lambda.ResourceNotFoundException": (FunctionNotFoundError, "it is not there"),
+    "Lambda.ServiceException": _LOST,
+    "Lambda.AWSLambdaException": _LOST,
+    "Lambda.SdkClientException": _LOST,
+    "States.DataLimitExceeded": (PayloadError, "more than 256 KiB at once"),
+    "States.Timeout": (
+        WorkerTimeoutError,
+        "it gave no answer in time; raise its timeout (at most 900 s) or its memory, make fewer "
+        "calls per worker, or use a finer parent order",
+    ),
 }
 
 
@@ -43,30 +76,18 @@ def translate(error: BaseException, place: str) -> Exception:
         What was asked: a state machine, a bucket.
     """
     code, message = lambda_errors.code_of(error), lambda_errors.message_of(error)
-    if code in ("StateMachineDoesNotExist", "StateMachineDeleting", "InvalidArn"):
-        return StateMachineNotFoundError(
-            f"there is no {place}; deploy it (docs/stepfunctions.md), or name another with "
-            "function_name= or MAGG_STATE_MACHINE_ARN"
-        )
-    if code == "NoSuchBucket":
-        return BackendError(f"{place}: there is no such bucket; create it")
-    if code == "NoSuchKey":
-        return BackendError(
-            f"{place}: what an execution had there is gone, its results have been read or deleted; "
-            "unset MAGG_RESUME_EXECUTION if it is set, and run again"
-        )
+    if code in _REQUESTS:
+        kind, text = _REQUESTS[code]
+        return kind(f"{place}: {text}")
     if lambda_errors.is_expired(error):
         return CredentialsExpiredError(f"{place}: the AWS credentials have expired; renew them")
-    credentials = ("NoCredentialsError", "PartialCredentialsError")
-    wrong = {"InvalidAccessKeyId"} | lambda_errors.INVALID
-    if code in wrong or lambda_errors.is_a(error, credentials):
+    if code in lambda_errors.INVALID | {"InvalidAccessKeyId", "NoCredentialsError"}:
         return lambda_errors.no_credentials(place)
     if code in lambda_errors.DENIED:
         return AccessDeniedError(
-            f"{place}: access denied ({message}); docs/stepfunctions.md lists what the "
-            "credentials in use must allow"
+            f"{place}: access denied ({message}); {_DOCS} lists what credentials must allow"
         )
-    if code in _THROTTLED or code == "ExecutionLimitExceeded":
+    if code in _THROTTLED:
         return ThrottledError(f"{place}: {code}: {message}")
     status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if lambda_errors.is_a(error, _UNREACHABLE) or status >= 500:
@@ -83,8 +104,7 @@ def of_execution(told: Mapping[str, Any], place: str) -> Exception | None:
         What DescribeExecution says.
     place : str
     """
-    status, error = told["status"], str(told.get("error", ""))
-    cause = str(told.get("cause", "")) or "Step Functions gives no cause"
+    status, cause = told["status"], f"{told.get('error')}: {told.get('cause')}"
     where = f"{place}: execution {told['name']}"
     if status == "SUCCEEDED":
         return None
@@ -95,12 +115,12 @@ def of_execution(told: Mapping[str, Any], place: str) -> Exception | None:
         )
     if status == "TIMED_OUT":
         return WorkerTimeoutError(f"{where} ran into its time limit; raise or remove it")
-    if "AccessDenied" in cause or error in ("States.Permissions", "States.AccessDeniedException"):
+    if "AccessDenied" in cause or "States.Permissions" in cause:
         return AccessDeniedError(
-            f"{where}: the role of the state machine may not do what it must ({error}: {cause}); "
-            "docs/stepfunctions.md lists what it needs"
+            f"{where}: the role of the state machine may not do what it must ({cause}); {_DOCS} "
+            "lists what it needs"
         )
-    return BackendError(f"{where} failed with {error}: {cause}")
+    return BackendError(f"{where} failed with {cause}")
 
 
 def of_batch(record: Mapping[str, Any], function: str, memory_mb: int | None) -> Exception:
@@ -116,38 +136,21 @@ def of_batch(record: Mapping[str, Any], function: str, memory_mb: int | None) ->
     """
     error, cause = str(record.get("Error", "")), str(record.get("Cause", ""))
     where = f"function {function!r}, called by its state machine"
-    if error == "Lambda.TooManyRequestsException":
-        return ThrottledError(
-            f"{where}: Lambda refused the call for so long that the state machine gave up; use "
-            "fewer workers, or ask AWS for more concurrent executions"
-        )
-    # Step Functions hands this on under a general name.
-    if "not authorized to perform" in cause or error == "States.Permissions":
+    if record.get("Status") == "ABORTED":
+        return ExecutionStoppedError(f"{where} was stopped; the same call continues")
+    # Step Functions hands a denial on under a general name.
+    if "not authorized to perform" in cause:
         return AccessDeniedError(
             f"{where}: the role of the state machine needs lambda:InvokeFunction on it ({cause})"
         )
-    if error in _SERVICE:
-        return WorkerLostError(f"{where}: {error}: {cause}")
-    if error == "Lambda.ResourceNotFoundException":
-        return FunctionNotFoundError(f"{where}: it is not there ({cause})")
-    if error == "States.Timeout" or record.get("Status") == "TIMED_OUT":
-        return WorkerTimeoutError(
-            f"{where}: it gave no answer in time ({error}); raise its timeout (at most 900 s) or "
-            "its memory, make fewer calls per worker, or use a finer parent order"
-        )
-    if error == "States.DataLimitExceeded":
-        return PayloadError(f"{where}: more than 256 KiB at once ({cause})")
-    if record.get("Status") == "ABORTED":
-        return ExecutionStoppedError(f"{where} was stopped; the same call continues")
-    return lambda_errors.of_function(_body(error, cause), function, memory_mb)
-
-
-def _body(error: str, cause: str) -> dict[str, Any]:
-    """Return what the function itself answered; Step Functions hands it on as the cause."""
-    _, _, tail = cause.rpartition("Returned payload: ")
+    if error in _BATCHES:
+        kind, text = _BATCHES[error]
+        return kind(f"{where}: {text} ({error}: {cause})")
+    # Else the function itself failed, and Step Functions hands its answer on as the cause.
     try:
-        body = json.loads(tail)
+        body = json.loads(cause.rpartition("Returned payload: ")[2])
     except ValueError:
-        body = None
+        body = {}
     known = body if isinstance(body, dict) else {}
-    return {"errorType": error, "errorMessage": cause, **known}
+    told = {"errorType": error, "errorMessage": cause} | known
+    return lambda_errors.of_function(told, function, memory_mb)

@@ -192,13 +192,11 @@ class StateMachine:
 
     def _ask(self, question: Callable[[Clients], T], place: str | None = None) -> T:
         """Ask AWS, once more with new clients if credentials have expired."""
-        try:
-            return question(self._clients)
-        except Exception as error:  # noqa: BLE001 - told in words of our own
-            if not (self._make and lambda_errors.is_expired(error)):
-                raise sfn_errors.translate(error, place or self.place) from None
-        self._clients = self._make()
-        try:
-            return question(self._clients)
-        except Exception as error:  # noqa: BLE001
-            raise sfn_errors.translate(error, place or self.place) from None
+        for make in (self._make, None):
+            try:
+                return question(self._clients)
+            except Exception as error:  # noqa: BLE001 - told in words of our own
+                if not (make and lambda_errors.is_expired(error)):
+                    raise sfn_errors.translate(error, place or self.place) from None
+                self._clients = make()
+        raise AssertionError("unreachable")

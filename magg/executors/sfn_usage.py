@@ -25,21 +25,17 @@ class Usage:
     ----------
     price : Price
         Of the function.
+
+    Attributes
+    ----------
+    function : magg.executors.lambda_usage.Usage
+        The function's part of it.
     """
 
     def __init__(self, price: Price) -> None:
-        self._function = lambda_usage.Usage(price)
+        self.function = lambda_usage.Usage(price)
         self.executions = self.transitions = 0
         self._lock = threading.Lock()
-
-    @property
-    def price(self) -> Price:
-        """What the function costs; may be set."""
-        return self._function.price
-
-    @price.setter
-    def price(self, price: Price) -> None:
-        self._function.price = price
 
     def add_execution(self) -> None:
         """Count an execution that was started."""
@@ -49,13 +45,13 @@ class Usage:
 
     def add_batch(self, report: Report | None) -> None:
         """Count a batch that has ended, with what it says of itself."""
-        self._function.add(report)
+        self.function.add(report)
         with self._lock:
             self.transitions += PER_BATCH
 
     def summary(self) -> dict[str, Any]:
         """Return the sums as plain data."""
-        told = self._function.summary()
+        told = self.function.summary()
         names = ("lambda_calls", "lambda_time_s", "gb_seconds", "peak_memory_mb")
         transitions = self.transitions
         return {name: told[name] for name in names} | {
@@ -67,7 +63,7 @@ class Usage:
 
     def ceiling(self, batches: int, timeout_s: float, memory_mb: int) -> dict[str, Any]:
         """Return what so many batches cost if each of them runs into its time limit."""
-        most = lambda_usage.ceiling(batches, timeout_s, memory_mb, self.price)
+        most = lambda_usage.ceiling(batches, timeout_s, memory_mb, self.function.price)
         transitions = PER_EXECUTION + batches * PER_BATCH
         return {
             "gb_seconds_ceiling": most["gb_seconds"],

@@ -67,8 +67,6 @@ class StepFunctionsExecutor(CloudExecutor):
         again, but answered from its results.
     clients : Clients, optional
         Used as they are; for clients with special settings.
-    price : Price, optional
-        What the function costs; that of its region where left out.
     patience_s : float
         For how long an execution is waited for of which nothing can be learned.
 
@@ -107,7 +105,6 @@ class StepFunctionsExecutor(CloudExecutor):
         codec: Codec = "json",
         resume_execution: str | None = None,
         clients: Clients | None = None,
-        price: Price | None = None,
         patience_s: float = 600.0,
     ) -> None:
         if max_workers <= 0:
@@ -121,8 +118,7 @@ class StepFunctionsExecutor(CloudExecutor):
         self._max_workers, self._per_worker = max_workers, calls_per_worker
         self._per_execution = self.in_flight = calls_per_execution
         self._window_s = window_s
-        self._has_price = price is not None
-        self.usage = Usage(price or Price.of(self._machine.region))
+        self.usage = Usage(Price.of(self._machine.region))
         self._runner = Runner(
             self._machine, self._codec, prefix, max_workers, self.usage, poll_s, patience_s
         )
@@ -194,8 +190,7 @@ class StepFunctionsExecutor(CloudExecutor):
             return notices
         self.longest_call_s = facts.timeout_s
         self._runner.memory_mb = facts.memory_mb
-        if not self._has_price:
-            self.usage.price = Price.of(self._machine.region, facts.architecture)
+        self.usage.function.price = Price.of(self._machine.region, facts.architecture)
         return notices + lambda_preflight.judge(facts, self._max_workers)
 
     def ceiling(self, calls: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from magg.errors import (
 )
 from magg.executors import StepFunctionsExecutor, make_executor
 from magg.executors.sfn_machine import Clients
+from magg.executors.sfn_workers import Workers
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("awslambdaric")
@@ -178,6 +179,24 @@ def test_executions_share_the_workers(make, at_aws):
     spans = results(first) + results(later)
     for began, _ in spans:
         assert sum(b <= began < e for b, e in spans) <= 2
+
+
+def test_no_more_workers_are_lent_than_there_are():
+    workers = Workers(5)
+    first = workers.take(lambda: 3)
+    second = workers.take(lambda: 9)
+    assert (first.number, second.number) == (3, 2)
+    with ThreadPoolExecutor() as pool:
+        third = pool.submit(workers.take, lambda: 4)
+        time.sleep(0.1)
+        assert not third.done()
+        first.keep(5)  # holds three
+        first.keep(2)
+        first.keep(2)
+        assert third.result(5).number == 1
+        fourth = pool.submit(workers.take, lambda: 1)
+        workers.open()
+        assert fourth.result(5).number == 0
 
 
 @pytest.mark.slow
@@ -445,7 +464,7 @@ class TestBadInput:
         arn = deployed[1].replace("calls-of-sfn", "nowhere")
         for error in both_errors(make(arn)):
             assert isinstance(error, StateMachineNotFoundError)
-            assert "no state machine 'nowhere' in us-west-2" in str(error)
+            assert "state machine 'nowhere' in us-west-2: it does not exist" in str(error)
 
     @pytest.mark.parametrize("arn", ["magg", "arn:aws:lambda:us-west-2:123456789012:function:f"])
     def test_what_is_no_arn(self, make, arn):
@@ -489,9 +508,13 @@ class TestBadInput:
         for error in both_errors(make(fresh=True)):
             assert isinstance(error, CredentialsExpiredError)
 
-    def test_expired_credentials_are_fetched_anew_once(self, make, at_aws):
+    def test_expired_credentials_are_fetched_anew_once(self, make, at_aws, monkeypatch):
+        made, really = [], Clients.make
+        monkeypatch.setattr(Clients, "make", lambda region: made.append(1) or really(region))
+        executor = make(fresh=True)
         at_aws.inject("ExpiredTokenException", times=1)
-        assert make(fresh=True).submit(double, 2).result(PATIENCE_S) == 4
+        assert executor.submit(double, 2).result(PATIENCE_S) == 4
+        assert len(made) == 2
 
     def test_missing_credentials(self, make, monkeypatch):
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
