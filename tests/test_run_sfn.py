@@ -81,10 +81,11 @@ def leftovers(bucket):
 def test_a_run_by_way_of_step_functions_gives_the_same_store_as_a_local_one(
     config, remote_catalog, s3_bucket, service, expected
 ):
-    store, summary = on_sfn(config, remote_catalog, s3_bucket)
+    store, summary = on_sfn(config, remote_catalog, s3_bucket, max_workers=1)
     assert_same(arrays(store, summary), expected)
     assert summary["backend"] == "sfn"
-    # One execution asks a worker who it is, the other is all cells, each in a call of its own.
+    # One execution asks a worker who it is, the other is all cells, each in a call of its own,
+    # though one worker alone would be sent no more than two.
     assert summary["executions"] == len(service.executions) == 2
     assert summary["lambda_calls"] == summary["total_cells"] + 1
     assert summary["estimated_cost_usd"] > 0
@@ -349,12 +350,15 @@ def test_a_run_survives_the_death_of_the_program_that_started_it(
 def test_a_run_whose_execution_still_goes_on_is_attached_to_it(
     config, remote_catalog, s3_bucket, job, deploy, service, expected, monkeypatch
 ):
-    slow, arn = deploy("resumed-of-sfn", DYING.format(what="time.sleep(3)"))
+    # Room for the worker that is asked who it is, while the cells take theirs.
+    body = DYING.format(what="time.sleep(7)")
+    slow, arn = deploy("resumed-of-sfn", body, concurrency=4)
     process = job(arn)
     process.kill()
     execution = cells_of(service)
     monkeypatch.setenv("MAGG_RESUME_EXECUTION", execution.arn)
     store, summary = on_sfn(config, remote_catalog, s3_bucket, function_name=arn)
+    assert summary["cells_skipped"] == 0
     assert execution.status == "SUCCEEDED"
     assert summary["executions"] == 1  # that which asks a worker who it is
     assert len(slow.calls) == 2 + summary["total_cells"]
