@@ -204,7 +204,7 @@ class Runner:
         alone: dict[str, _Sent] = {}
         is_over = False
         try:
-            told = self._watch.until_ended(arn, lease, notify)
+            told = self._watch.until_ended(arn, len(sent), lease, notify)
             is_over = True
             error = sfn_errors.of_execution(told, self._machine.place)
             if error is not None:

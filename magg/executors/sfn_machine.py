@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from magg import __version__
-from magg.errors import BackendError
-from magg.executors import lambda_client, lambda_errors, sfn_errors
+from magg.errors import AccessDeniedError, BackendError
+from magg.executors import lambda_client, lambda_errors, lambda_preflight, sfn_errors
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -32,10 +32,11 @@ _ARN = re.compile(
 
 @dataclass(frozen=True)
 class Clients:
-    """Clients of boto3 for Step Functions and S3."""
+    """Clients of boto3 for Step Functions, S3 and Lambda."""
 
     sfn: BaseClient
     s3: BaseClient
+    functions: BaseClient
 
     @classmethod
     def make(cls, region: str) -> Clients:
@@ -49,9 +50,8 @@ class Clients:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             user_agent_extra=f"magg/{__version__}",
         )
-        return cls(
-            session.client("stepfunctions", config=config), session.client("s3", config=config)
-        )
+        services = ("stepfunctions", "s3", "lambda")
+        return cls(*(session.client(service, config=config) for service in services))
 
 
 class StateMachine:
@@ -94,6 +94,13 @@ class StateMachine:
     def describe(self) -> Mapping[str, Any]:
         """Return what Step Functions says of the state machine."""
         return self._ask(lambda c: c.sfn.describe_state_machine(stateMachineArn=self.arn))
+
+    def function(self, name: str) -> lambda_preflight.FunctionFacts | None:
+        """Return what is known of the function, or None where one may not ask."""
+        try:
+            return lambda_preflight.ask(self._clients.functions, name, self.region)
+        except AccessDeniedError:
+            return None  # the state machine calls it, not this user
 
     def running(self) -> list[str]:
         """Return the ARNs of executions that are running (at most a hundred)."""

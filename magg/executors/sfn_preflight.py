@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from magg.errors import AccessDeniedError, BackendError
-from magg.executors import lambda_client, lambda_preflight
 from magg.executors.batch import MARK
-from magg.executors.lambda_preflight import FunctionFacts
 from magg.executors.sfn_machine import StateMachine
 
 SHOWN = 3
@@ -56,15 +54,6 @@ def ask(machine: StateMachine, attached: str) -> tuple[str, list[str]]:
         "are of an earlier run with these arguments, their cells are done twice: wait for them, "
         "stop them, or set MAGG_RESUME_EXECUTION to one of them"
     ]
-
-
-def ask_function(function: str, region: str) -> FunctionFacts | None:
-    """Ask AWS about the function, or return None where one may not ask."""
-    session = lambda_client.open_session(region, "AWS Lambda")
-    try:
-        return lambda_preflight.ask(session.client("lambda"), function, region)
-    except AccessDeniedError:
-        return None  # the state machine calls it, not this user
 
 
 def _function(definition: dict[str, Any]) -> str | None:

@@ -50,12 +50,14 @@ class Watch:
         """Stop all executions that are watched, now or later."""
         self._stopped.set()
 
-    def until_ended(self, arn: str, lease: Lease, notify: Notify) -> Mapping[str, Any]:
+    def until_ended(self, arn: str, calls: int, lease: Lease, notify: Notify) -> Mapping[str, Any]:
         """Return what Step Functions says of an execution when it has ended.
 
         Parameters
         ----------
         arn : str
+        calls : int
+            How many calls it has at least.
         lease : Lease
             The workers that the execution holds; those that it needs no more are given back.
         notify : callable
@@ -77,7 +79,7 @@ class Watch:
                 told = self._machine.execution(arn)
                 if told["status"] != "RUNNING":
                     return told
-                told_share = self._tell(arn, lease, notify, told_share)
+                told_share = self._tell(arn, calls, lease, notify, told_share)
             except (ThrottledError, ServiceUnreachableError, CredentialsExpiredError) as error:
                 if now - heard > self._patience_s:
                     raise
@@ -90,7 +92,9 @@ class Watch:
             self._machine.stop(arn)
         raise WorkerLostError("the executor was shut down before the call was answered")
 
-    def _tell(self, arn: str, lease: Lease, notify: Notify, told_share: float) -> float:
+    def _tell(
+        self, arn: str, expected: int, lease: Lease, notify: Notify, told_share: float
+    ) -> float:
         """Tell how far an execution is, and let others have the workers that it needs no more."""
         try:
             state = self._machine.map_run(arn)
@@ -99,15 +103,16 @@ class Watch:
         if state is None:
             return told_share
         batches, calls = state["executionCounts"], state["itemCounts"]
-        if calls["total"]:
+        total = max(expected, calls["total"])
+        if calls["total"] == total:  # else it is still reading its calls
             lease.keep(batches["pending"] + batches["running"])
         failed = calls["failed"] + calls["timedOut"]
         done = calls["succeeded"] + failed
-        share = float(done / max(1, calls["total"]))
+        share = float(done / total)
         if share < told_share + TELL_EVERY:
             return told_share
         notify(
-            f"Step Functions: {done:,} of {calls['total']:,} calls done"
+            f"Step Functions: {done:,} of {total:,} calls done"
             + (f", {failed:,} of them failed" if failed else "")
         )
         return share

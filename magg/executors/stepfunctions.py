@@ -182,7 +182,7 @@ class StepFunctionsExecutor(CloudExecutor):
         """Ask AWS about state machine, function and bucket; see `CloudExecutor.preflight`."""
         function, notices = sfn_preflight.ask(self._machine, self._runner.attached)
         self._runner.function = function
-        self._facts = facts = sfn_preflight.ask_function(function, self._machine.region)
+        self._facts = facts = self._machine.function(function)
         lambda_preflight.check_bucket(f"s3://{self._machine.bucket}", self._machine.region)
         if store is not None:
             lambda_preflight.check_bucket(store, self._machine.region)
