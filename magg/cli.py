@@ -208,7 +208,8 @@ def _add_function(command: Any) -> None:
     command.add_argument(
         "--function-name",
         default=os.environ.get("MAGG_LAMBDA_FUNCTION_NAME"),
-        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME)",
+        help="function of a cloud backend (default: $MAGG_LAMBDA_FUNCTION_NAME), or the ARN of a "
+        "state machine (default: $MAGG_STATE_MACHINE_ARN)",
     )
     command.add_argument("--region", default="us-west-2", help="AWS region (default: us-west-2)")
 
@@ -233,7 +234,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--backend",
         default="local",
-        help="local, processes, lambda, lithops, or an installed backend",
+        help="local, processes, lambda, sfn, lithops, or an installed backend",
     )
     run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
     run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")

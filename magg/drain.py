@@ -119,7 +119,7 @@ class Drain:
 
     def __post_init__(self) -> None:
         # A queue filled by callbacks costs the same per cell however many are waiting.
-        self._finished: queue.SimpleQueue[Future[CellResult]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Future[CellResult] | str] = queue.SimpleQueue()
         self._fresh = deque(self.cells)
         self._total = len(self._fresh)
         self._later: list[tuple[float, int, str]] = []
@@ -145,6 +145,10 @@ class Drain:
         finally:
             for future in self.running:
                 future.cancel()
+
+    def tell(self, message: str) -> None:
+        """Have a message told between results, whichever thread it comes from."""
+        self._finished.put(message)
 
     def _fill(self) -> Iterator[CellResult]:
         """Submit what there is room for."""
@@ -199,6 +203,9 @@ class Drain:
             future = self._finished.get(timeout=timeout)
         except queue.Empty:
             yield from self._back_up()
+            return
+        if isinstance(future, str):
+            self.notify(future)
             return
         call = self.running.pop(future, None)
         if call is None:

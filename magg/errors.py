@@ -99,6 +99,14 @@ class FunctionNotFoundError(BackendError, LookupError):
     """A deployed function is not there under its name, in that region and account."""
 
 
+class StateMachineNotFoundError(BackendError, LookupError):
+    """A state machine is not there under its name, in that region and account."""
+
+
+class ExecutionStoppedError(BackendError):
+    """Somebody stopped an execution before its calls were made."""
+
+
 class AccessDeniedError(BackendError, PermissionError):
     """The credentials in use do not allow what a backend has to do."""
 
@@ -132,6 +140,10 @@ class RemoteError(MaggError, RuntimeError):
 
 class ThrottledError(MaggError, ConnectionError):
     """A service refused calls for so long that waiting any longer makes no sense."""
+
+
+class ServiceUnreachableError(MaggError, ConnectionError):
+    """A service cannot be reached over the network; another attempt may succeed."""
 
 
 class WorkerLostError(MaggError, ConnectionError):

@@ -67,7 +67,8 @@ def run(
         A local path or ``s3://bucket/prefix``; overrides ``config.output.store``.
     backend : str, default "local"
         ``"local"`` (threads), ``"processes"``, ``"lambda"`` (a deployed AWS Lambda function),
-        ``"lithops"`` (what its configuration names), or an installed backend.
+        ``"sfn"`` (the same by way of AWS Step Functions), ``"lithops"`` (what its configuration
+        names), or an installed backend.
     executor : concurrent.futures.Executor, optional
         Used instead of a backend, through ``submit`` alone; never shut down here.
     max_cells : int, optional
@@ -75,8 +76,8 @@ def run(
     morton_cell : str, optional
         Work on this cell only: a decimal Morton id of the catalog.
     max_workers : int, optional
-        Cells at once; 4 threads, a process per core, or 1,700 calls of AWS Lambda where left
-        out.
+        Cells at once; 4 threads, a process per core, 1,700 calls of AWS Lambda, or 1,000 by way
+        of Step Functions where left out.
     overwrite : bool, default False
         Start an existing store again; what it held is lost.
     dry_run : bool, default False
@@ -89,7 +90,8 @@ def run(
         Submit a cell that runs far longer than the others a second time; the first result wins.
     function_name : str, optional
         The deployed function of ``backend="lambda"``; ``MAGG_LAMBDA_FUNCTION_NAME``, or else
-        ``"process-morton-cell"``, where left out.
+        ``"process-morton-cell"``, where left out. Of ``backend="sfn"`` the ARN of the state
+        machine; ``MAGG_STATE_MACHINE_ARN`` where left out.
     region : str, default "us-west-2"
         AWS region of the store's bucket and of such a function.
     progress : bool or callable, optional
@@ -105,7 +107,9 @@ def run(
         ``retries``, ``wall_time_s``, ``store_path``, ``backend``, ``dry_run``, ``errors`` (one
         entry per failed cell: cell, type, message) and ``results`` (one entry per cell).
         ``backend="lambda"`` adds ``lambda_time_s``, ``gb_seconds``, ``estimated_cost_usd``,
-        ``peak_memory_mb``, ``cold_starts`` and more. Returned also when cells failed.
+        ``peak_memory_mb``, ``cold_starts`` and more; ``backend="sfn"`` the same without
+        ``cold_starts``, and ``executions`` and ``state_transitions``. Returned also when cells
+        failed.
 
     Raises
     ------
@@ -162,7 +166,7 @@ def run(
             pool,
             todo,
             functools.partial(plan.task, chunks=chunks),
-            IN_FLIGHT_UNKNOWN if workers is None else IN_FLIGHT_PER_WORKER * workers,
+            _in_flight(pool.executor, workers),
             POLICY,
             backups,
         )
@@ -218,6 +222,8 @@ def _run_cells(
     """Run all cells and tell the listener, which hears the end whatever happens."""
     cells = len(tally.plan.cells) - tally.skipped
     drain.notify = lambda message: listen(Notice(message))
+    if isinstance(drain.pool.executor, CloudExecutor):
+        drain.pool.executor.notify = drain.tell
     try:
         listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
         for notice in notices:
@@ -253,6 +259,12 @@ def _farewell(drain: Drain, tally: Tally) -> str:
         f"interrupted: {done} of {len(tally.plan.cells)} cells are done and kept, {tail}; "
         "the same call continues where this one stopped"
     )
+
+
+def _in_flight(executor: Executor, workers: int | None) -> int:
+    """Return how many cells are submitted at once."""
+    wanted = executor.in_flight if isinstance(executor, CloudExecutor) else None
+    return wanted or (IN_FLIGHT_UNKNOWN if workers is None else IN_FLIGHT_PER_WORKER * workers)
 
 
 def _workers(executor: Executor, max_workers: int | None) -> int | None:

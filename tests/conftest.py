@@ -15,6 +15,8 @@ pytest_plugins = [
     "services.lambda_api",
     "services.earthdata",
     "services.lithops_home",
+    "services.stepfunctions",
+    "remote_runs",
 ]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")

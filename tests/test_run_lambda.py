@@ -11,12 +11,11 @@ import textwrap
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import zarr
+from remote_runs import arrays, assert_same
 from services.lambda_faults import Fault
 
-from magg import Catalog, __version__, run
+from magg import __version__, run
 from magg.cli import main
 from magg.errors import (
     AccessDeniedError,
@@ -27,7 +26,6 @@ from magg.errors import (
 )
 from magg.executors import LambdaExecutor
 from magg.executors.retry import Policy
-from magg.store import open_store
 from magg.worker import FUNCTIONS
 
 pytest.importorskip("boto3")
@@ -36,23 +34,6 @@ pytest.importorskip("awslambdaric")
 HANDLER = "magg.aws.handler.lambda_handler"
 ROOT = Path(__file__).parents[1]
 NAME = "process-morton-cell"
-
-
-@pytest.fixture(scope="module")
-def uploaded(s3_server, region):
-    bucket = s3_server.bucket("granules-for-lambda")
-    for granule in region:
-        bucket.put(granule.name, granule)
-    return bucket
-
-
-@pytest.fixture(scope="module")
-def remote_catalog(uploaded, catalog):
-    cells = {
-        cell: tuple(uploaded.url(Path(name).name) for name in granules)
-        for cell, granules in catalog.cells.items()
-    }
-    return Catalog(catalog.parent_order, cells, catalog.metadata)
 
 
 @pytest.fixture(scope="module")
@@ -104,26 +85,6 @@ def deploy(lambda_service, s3_server, tmp_path, at_aws):
     yield make
     for name in names:
         lambda_service.remove(name)
-
-
-@pytest.fixture(scope="module")
-def expected(config, catalog, tmp_path_factory):
-    store = tmp_path_factory.mktemp("local") / "s.zarr"
-    return arrays(store, run(config, catalog=catalog, store=store, progress=False))
-
-
-def arrays(store, summary):
-    assert summary["cells_error"] == 0, summary["errors"]
-    group = zarr.open_group(open_store(store, read_only=True), mode="r")["12"]
-    return {name: array[:] for name, array in group.arrays()}, summary
-
-
-def assert_same(found, expected):
-    for key in ("cells_with_data", "cells_empty", "total_obs", "rows_read"):
-        assert found[1][key] == expected[1][key]
-    assert found[0].keys() == expected[0].keys()
-    for name, values in found[0].items():
-        np.testing.assert_array_equal(values, expected[0][name], err_msg=name)
 
 
 def on_lambda(config, catalog, bucket, **options):

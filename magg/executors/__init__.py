@@ -10,8 +10,15 @@ from magg.executors.cloud import CloudExecutor
 if TYPE_CHECKING:
     from magg.executors.aws_lambda import LambdaExecutor
     from magg.executors.lithops import LithopsExecutor
+    from magg.executors.stepfunctions import StepFunctionsExecutor
 
-__all__ = ["CloudExecutor", "LambdaExecutor", "LithopsExecutor", "make_executor"]
+__all__ = [
+    "CloudExecutor",
+    "LambdaExecutor",
+    "LithopsExecutor",
+    "StepFunctionsExecutor",
+    "make_executor",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from magg.executors.lithops import LithopsExecutor
 
         return LithopsExecutor
+    if name == "StepFunctionsExecutor":
+        from magg.executors.stepfunctions import StepFunctionsExecutor
+
+        return StepFunctionsExecutor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -181,9 +181,7 @@ class LambdaExecutor(WaitingThreadPool, CloudExecutor):
         url = None
         if len(payload) > PAYLOAD_BYTES:
             url = self._offload(payload)
-            request = {key: request[key] for key in ("magg_call", "version", "offload")}
-            request["reference"] = {"url": url, "region": self.region}
-            payload = json.dumps(request).encode()
+            payload = json.dumps(offload.naming(url, request["offload"])).encode()
         try:
             answer = self._invoker.invoke(payload)
         finally:

@@ -27,8 +27,8 @@ def make_executor(backend: str, max_workers: int | None = None, **options: Any) 
     Parameters
     ----------
     backend : str
-        ``"local"`` (threads), ``"processes"``, ``"lambda"``, ``"lithops"``, or the name of
-        an installed backend.
+        ``"local"`` (threads), ``"processes"``, ``"lambda"``, ``"sfn"`` (AWS Step Functions),
+        ``"lithops"``, or the name of an installed backend.
     max_workers : int, optional
         Cells at once; the backend's own default where left out.
     **options
@@ -117,9 +117,16 @@ def _lithops(max_workers: int | None = None, **options: Any) -> Executor:
     return make(max_workers, **options)
 
 
+def _sfn(max_workers: int | None = None, **options: Any) -> Executor:
+    from magg.executors.stepfunctions import make
+
+    return make(max_workers, **options)
+
+
 BACKENDS: dict[str, MakeExecutor] = {
     "local": _local,
     "processes": _processes,
     "lambda": _lambda,
     "lithops": _lithops,
+    "sfn": _sfn,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -18,11 +19,18 @@ class CloudExecutor(Executor):
     sees_local_files : bool
         Whether workers see the files of this machine; otherwise stores and granules must have
         URLs.
+    in_flight : int or None
+        How many calls the executor wants at once, those that wait included; None for twice the
+        number of its workers.
+    notify : callable
+        Told in words how calls go that take long; may be set.
     """
 
     longest_call_s: float | None = None
     region: str | None = None
     sees_local_files: bool = False
+    in_flight: int | None = None
+    notify: Callable[[str], None] = staticmethod(lambda _: None)
 
     def preflight(self, store: str | None = None) -> list[str]:  # noqa: ARG002 - for those who override
         """Find out whether calls can be served, before the first of a run.

@@ -13,6 +13,7 @@ from magg.errors import BackendError
 from magg.executors.lambda_errors import missing_boto3, no_credentials
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from botocore.awsrequest import AWSPreparedRequest, AWSResponse
     from botocore.client import BaseClient
 
@@ -39,21 +40,9 @@ def make(region: str | None, max_workers: int) -> BaseClient:
     max_workers : int
         Connections kept open.
     """
-    try:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import ProfileNotFound
-    except ImportError:
-        raise missing_boto3() from None
-    try:
-        session = boto3.session.Session(region_name=region or os.environ.get("AWS_REGION"))
-        credentials = session.get_credentials()
-    except ProfileNotFound as error:
-        raise BackendError(f"{error}; set AWS_PROFILE to a profile that exists") from None
-    if session.region_name is None:
-        raise BackendError("no AWS region is set; pass region= or set AWS_REGION")
-    if credentials is None:
-        raise no_credentials("AWS Lambda")
+    session = open_session(region, "AWS Lambda")
+    from botocore.config import Config
+
     client = session.client(
         "lambda",
         config=Config(
@@ -86,6 +75,33 @@ def check(client: BaseClient) -> None:
             f"Config(retries={{'total_max_attempts': 1}}, read_timeout={READ_TIMEOUT_S:.0f}), or "
             "pass none"
         )
+
+
+def open_session(region: str | None, what: str) -> Session:
+    """Return a session of boto3 that has a region and credentials.
+
+    Parameters
+    ----------
+    region : str, optional
+        That of the environment where left out.
+    what : str
+        What it is for.
+    """
+    try:
+        import boto3
+        from botocore.exceptions import ProfileNotFound
+    except ImportError:
+        raise missing_boto3() from None
+    try:
+        session = boto3.session.Session(region_name=region or os.environ.get("AWS_REGION"))
+        credentials = session.get_credentials()
+    except ProfileNotFound as error:
+        raise BackendError(f"{error}; set AWS_PROFILE to a profile that exists") from None
+    if session.region_name is None:
+        raise BackendError("no AWS region is set; pass region= or set AWS_REGION")
+    if credentials is None:
+        raise no_credentials(what)
+    return session
 
 
 class _Sender:

@@ -46,7 +46,7 @@ _EXPIRED = {
     "SSOTokenLoadError",
     "TokenRetrievalError",
 }
-_INVALID = {
+INVALID = {
     "UnrecognizedClientException",
     "InvalidClientTokenId",
     "InvalidSignatureException",
@@ -54,10 +54,10 @@ _INVALID = {
     "IncompleteSignatureException",
     "MissingAuthenticationTokenException",
 }
-_DENIED = {"AccessDeniedException", "AccessDenied", "KMSAccessDeniedException"}
+DENIED = {"AccessDeniedException", "AccessDenied", "KMSAccessDeniedException"}
 # Nothing was sent: there was no connection to send it over.
 _UNCONNECTED = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
-_LOST = (
+LOST = (
     "ConnectionClosedError",
     "ReadTimeoutError",
     "ResponseStreamingError",
@@ -103,7 +103,7 @@ def is_expired(error: BaseException) -> bool:
 
 def was_not_sent(error: BaseException) -> bool:
     """Tell whether the call never left this machine."""
-    return _is_a(error, _UNCONNECTED)
+    return is_a(error, _UNCONNECTED)
 
 
 def translate(error: BaseException, function: str, region: str) -> Exception:
@@ -126,11 +126,11 @@ def translate(error: BaseException, function: str, region: str) -> Exception:
         return CredentialsExpiredError(
             f"{place}: the AWS credentials have expired; renew them (with `aws sso login`, say)"
         )
-    if code in _INVALID or _is_a(error, ("NoCredentialsError", "PartialCredentialsError")):
+    if code in INVALID or is_a(error, ("NoCredentialsError", "PartialCredentialsError")):
         return no_credentials(place)
-    if code in _DENIED:
+    if code in DENIED:
         return AccessDeniedError(
-            f"{place}: access denied ({_message(error)}); the credentials in use need "
+            f"{place}: access denied ({message_of(error)}); the credentials in use need "
             "lambda:InvokeFunction and lambda:GetFunctionConfiguration on it"
         )
     if code in ("RequestTooLargeException", "RequestEntityTooLargeException"):
@@ -142,17 +142,17 @@ def translate(error: BaseException, function: str, region: str) -> Exception:
         return ThrottledError(f"{place}: refused for now ({reason_of(error)}); try again later")
     if was_not_sent(error):
         return WorkerLostError(
-            f"{place} cannot be reached ({_message(error)}); look at the network, the proxy and "
+            f"{place} cannot be reached ({message_of(error)}); look at the network, the proxy and "
             "the region"
         )
-    if _is_a(error, _LOST) or _is_broken_tls(error):
+    if is_a(error, LOST) or _is_broken_tls(error):
         return WorkerLostError(
-            f"{place}: the answer was lost, and the function may have run ({_message(error)})"
+            f"{place}: the answer was lost, and the function may have run ({message_of(error)})"
         )
     status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500:
-        return WorkerLostError(f"{place}: {code}: {_message(error)}")
-    return BackendError(f"{place}: {code}: {_message(error)}")
+        return WorkerLostError(f"{place}: {code}: {message_of(error)}")
+    return BackendError(f"{place}: {code}: {message_of(error)}")
 
 
 def no_credentials(place: str) -> AccessDeniedError:
@@ -206,17 +206,18 @@ def of_function(body: object, function: str, memory_mb: int | None) -> Exception
     )
 
 
-def _is_a(error: BaseException, names: tuple[str, ...]) -> bool:
-    """Compare by name, so that botocore is imported only where it is used."""
+def is_a(error: BaseException, names: tuple[str, ...]) -> bool:
+    """Tell whether an error is of a type, by name: botocore is imported where it is used."""
     return any(cls.__name__ in names for cls in type(error).__mro__)
 
 
 def _is_broken_tls(error: BaseException) -> bool:
     """Tell a connection that broke from a certificate that is wrong and stays so."""
-    return _is_a(error, ("SSLError",)) and "certificate" not in str(error).lower()
+    return is_a(error, ("SSLError",)) and "certificate" not in str(error).lower()
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return what AWS says in words."""
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Message") or error)
 

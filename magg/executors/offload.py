@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from magg import __version__
 from magg.buckets import open_bucket
 from magg.errors import PayloadError
 
@@ -40,6 +41,19 @@ def put(prefix: str, data: bytes, region: str | None) -> str:
     bucket, key = _place(url, region)
     obstore.put(bucket, key, data)
     return url
+
+
+def naming(url: str, place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call that only names another one, which `put` has written.
+
+    Parameters
+    ----------
+    url : str
+    place : mapping
+        ``prefix`` and ``region`` for an answer that is too large in turn.
+    """
+    reference = {"url": url, "region": place.get("region")}
+    return {"magg_call": 1, "version": __version__, "offload": dict(place), REFERENCE: reference}
 
 
 def fetched(document: Any) -> Any:

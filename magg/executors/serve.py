@@ -10,7 +10,7 @@ from typing import Any
 
 from magg import __version__
 from magg.errors import PayloadError
-from magg.executors import offload
+from magg.executors import batch, offload
 from magg.executors.payload import FORMAT, MALFORMED, RAISED, Calls, Codec, Functions, describe
 
 # Somewhat less than the 6 MB that Lambda returns, which counts bytes that the runtime adds.
@@ -37,7 +37,8 @@ def make_handler(
     Returns
     -------
     callable
-        ``handler(event, context) -> dict``, which never raises.
+        ``handler(event, context) -> dict``, which never raises. It answers single calls, and
+        the batches of calls of `magg.executors.batch`.
 
     Examples
     --------
@@ -49,11 +50,11 @@ def make_handler(
     """
     calls = Calls(functions, codec)
 
-    def handler(event: Any, context: Any) -> dict[str, Any]:
+    def answer_call(event: Any, context: Any, limit: int) -> dict[str, Any]:
         began = time.perf_counter()
         answer = _answer(calls, event)
         told = _told(facts, answer)
-        answer = _fitting(event, answer)
+        answer = _fitting(event, answer, limit)
         line = {
             "message": "call",
             "function": _known_name(functions, event),
@@ -67,6 +68,11 @@ def make_handler(
         _log(line)
         return answer
 
+    def handler(event: Any, context: Any) -> dict[str, Any]:
+        if batch.is_batch(event):
+            return batch.answer(event, context, answer_call)
+        return answer_call(event, context, ANSWER_BYTES)
+
     return handler
 
 
@@ -78,20 +84,20 @@ def _answer(calls: Calls, event: Any) -> dict[str, Any]:
     return calls.answer(call)
 
 
-def _fitting(event: Any, answer: dict[str, Any]) -> dict[str, Any]:
+def _fitting(event: Any, answer: dict[str, Any], limit: int) -> dict[str, Any]:
     """Put an answer that is too large into the bucket, and name it instead."""
     try:
         data = json.dumps(answer, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         return _failure(RAISED, error)
-    if len(data) <= ANSWER_BYTES:
+    if len(data) <= limit:
         return answer
     place = event.get("offload") if isinstance(event, Mapping) else None
     try:
         if not isinstance(place, Mapping):
             raise PayloadError(
-                f"the answer is {len(data) / 2**20:.1f} MB and Lambda returns 6 MB; give the "
-                "executor offload_to='s3://bucket/prefix'"
+                f"the answer is {len(data) / 2**20:.1f} MB and {limit / 2**20:.1f} MB may be "
+                "returned; give the executor offload_to='s3://bucket/prefix'"
             )
         url = offload.put(str(place.get("prefix")), data, place.get("region"))
     except Exception as error:  # noqa: BLE001 - the caller is told
