@@ -242,6 +242,7 @@ def test_a_run_on_lithops_on_lambda_gives_the_same_store_as_a_local_one(
     before, store = set(s3_bucket.keys()), s3_bucket.url("s.zarr")
     with LithopsExecutor(aws_config, max_workers=3) as executor:
         assert (executor.longest_call_s, executor.sees_local_files) == (40.0, False)
+        assert executor.region == "us-west-2"
         summary = run(config, catalog=remote_catalog, store=store, executor=executor)
         assert_same(store, summary, expected)
         assert summary["lithops_calls"] == summary["total_cells"] + 1

@@ -86,6 +86,7 @@ class LithopsExecutor(CloudExecutor):
         self._max_workers = jobs.capacity
         self.longest_call_s = jobs.longest_call_s
         self.sees_local_files = jobs.sees_local_files
+        self.region = jobs.region
         if start_timeout_s is None:
             is_here = jobs.name == "localhost"
             start_timeout_s = LOCAL_START_TIMEOUT_S if is_here else START_TIMEOUT_S
@@ -147,8 +148,10 @@ def _finish_at_exit(batches: Batches) -> None:
 
 
 def _finish() -> None:
-    """Let open executors finish what they have, but for those that nobody waits for."""
+    """Let open executors finish what they have, and end those that nobody waits for."""
     waited_for = [batches for batches in _open if not batches.is_abandoned]
+    for batches in set(_open) - set(waited_for):
+        batches.end()
     for batches in waited_for:
         batches.shut(cancel=False, abandon=False)
     for batches in waited_for:
@@ -156,6 +159,6 @@ def _finish() -> None:
 
 
 def _stop() -> None:
-    """End what still runs on this machine."""
+    """End what still runs on this machine, after a second Ctrl-C."""
     for batches in list(_open):
         batches.end()

@@ -21,6 +21,8 @@ TICK_S = 0.05
 READERS = 16
 # lithops ends a call that runs too long, and tells some seconds later.
 GRACE_S = 30.0
+# For deleting what is left, when the interpreter ends and nobody waits for the calls.
+END_S = 15.0
 # Of what lithops puts around a call.
 ENVELOPE_BYTES = 512
 
@@ -145,15 +147,21 @@ class Batches:
                 thread.join()
 
     def end(self) -> None:
-        """Let nothing hold up the interpreter: what runs on this machine is stopped."""
+        """Stop what runs on this machine, and hold up the interpreter for no more than seconds."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        closing = threading.Thread(target=self._close_jobs, name="magg-lithops-end", daemon=True)
+        closing.start()
+        closing.join(END_S)
+
+    def _close(self) -> None:
+        self._readers.shutdown(wait=True)
+        self._close_jobs()
+
+    def _close_jobs(self) -> None:
         with self._changed:
             is_closed, self._is_closed = self._is_closed, True
         if not is_closed:
             self.jobs.close()
-
-    def _close(self) -> None:
-        self._readers.shutdown(wait=True)
-        self.end()
 
     # Sending
 

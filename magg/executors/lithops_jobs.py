@@ -53,6 +53,8 @@ class LithopsJobs:
         lithops ends a call after so long.
     sees_local_files : bool
         Whether calls run on this machine.
+    region : str or None
+        The AWS region of the workers.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class LithopsJobs:
         self.sees_local_files = self.name == lithops_config.LOCALHOST and _is_interpreter(
             section["runtime"]
         )
+        self.region = section.get("region") if self.name.startswith("aws_") else None
         self._refused: dict[tuple[str, str], Exception] = {}
         self._sent: dict[str, list[Any]] = {}
         self._watch_invocations()
@@ -178,11 +181,11 @@ class LithopsJobs:
 
     def close(self) -> None:
         """End what runs on this machine, and delete what is left."""
-        with contextlib.suppress(Exception):
-            self._lithops.__exit__(None, None, None)
         pool = getattr(self._lithops.invoker, "executor", None)
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(Exception):
+            self._lithops.__exit__(None, None, None)
         name = self._lithops.executor_id
         self._delete(f"{name}-", f"{name}/")
         atexit.unregister(getattr(self._lithops, "_clean_at_exit", None))  # type: ignore[arg-type]
