@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
+CONTRACTS ?= tests/executors/test_*_contract.py
 
 .PHONY: demo test slow contract live lint bench clean
 
@@ -18,7 +19,7 @@ slow: $(VENV)/.test
 
 # What the documentation of concurrent.futures promises, asked of executors that call elsewhere.
 contract: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) tests/executors/test_*_contract.py
+	$(BIN)/python -m pytest -n $(WORKERS) $(CONTRACTS)
 
 # Against NASA's servers, with your own Earthdata login.
 live: $(VENV)/.test

@@ -52,6 +52,7 @@ class Reach:
         self._catalog, self._buckets, self._earthdata = catalog, buckets, earthdata
         self._given: dict[str, Access] = {}
         self._refused: set[str] = set()
+        self._gives = True
 
     def __repr__(self) -> str:
         return f"<Reach: {self.mode}>"
@@ -63,6 +64,17 @@ class Reach:
         self._refused.discard(cell)
         self._given[cell] = access = self._access(urls, refused or Access())
         return urls, access
+
+    def keep_credentials(self) -> None:
+        """Give none from now on: granules are read over HTTPS, with what workers have themselves.
+
+        For executors that write calls down on their way.
+        """
+        self.mode, self._gives = "external", False
+        log.info(
+            "granules are read over HTTPS with EARTHDATA_TOKEN of the workers' environment: this "
+            "backend writes calls to a bucket, where credentials may not be"
+        )
 
     def refuse(self, cell: str) -> None:
         """Note that a cell was refused: if what it had is still in use, it is replaced."""
@@ -83,6 +95,8 @@ class Reach:
 
     def _access(self, urls: Iterable[str], refused: Access) -> Access:
         """Return what URLs are opened with, other than what was refused."""
+        if not self._gives:
+            return Access()
         places = {(parts.scheme, parts.netloc) for parts in map(urlsplit, urls)}
         buckets = {
             host: self._earthdata.s3(

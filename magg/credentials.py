@@ -8,6 +8,7 @@ are no business of this module: boto3 and obstore find them by themselves.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
@@ -108,6 +109,17 @@ def is_earthdata(host: str) -> bool:
     """Tell whether a host is one of Earthdata's, to which the bearer token may go."""
     name = host.lower().partition(":")[0]
     return any(name == domain or name.endswith(f".{domain}") for domain in EARTHDATA_DOMAINS)
+
+
+def own_token() -> BearerToken | None:
+    """Return the token in this process's environment, for workers that are sent none."""
+    token = os.environ.get("EARTHDATA_TOKEN")
+    return BearerToken(Secret(token), renewed=True) if token else None
+
+
+def holds_secret(text: str) -> bool:
+    """Tell whether a text holds a secret that this process knows of."""
+    return any(secret in text for secret in _secrets.copy())
 
 
 def redact(text: str) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from magg import __version__
-from magg.errors import BackendError, StoreError, VersionMismatchError
+from magg.errors import BackendError, CredentialsError, StoreError, VersionMismatchError
 from magg.executors.cloud import CloudExecutor
 from magg.executors.payload import compatible
 from magg.plan import Plan
@@ -43,6 +43,8 @@ def preflight(executor: Executor, plan: Plan, *, ask_worker: bool) -> list[str]:
         If workers run a version of magg that does not understand this one.
     StoreError
         If workers cannot write to the store.
+    CredentialsError
+        If workers must have credentials of their own for the granules, and have none.
     """
     if not isinstance(executor, CloudExecutor):
         return []
@@ -94,6 +96,11 @@ def _ask_worker(executor: CloudExecutor, plan: Plan) -> list[str]:
         raise StoreError(
             f"workers cannot write to {plan.store} ({worker.store_error}); their role needs "
             "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there"
+        )
+    if executor.keeps_calls and plan.reach is not None and not worker.has_earthdata_token:
+        raise CredentialsError(
+            "workers of this backend are sent no credentials, because it writes calls to a bucket "
+            "or disk; set EARTHDATA_TOKEN in their environment, or use backend='lambda'"
         )
     if worker.version != __version__:
         return [f"workers run magg {worker.version} and this is {__version__}"]

@@ -31,7 +31,8 @@ from magg.worker import FUNCTIONS
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
 POLICY = Policy()
-AWS_BACKENDS = ("lambda", "sfn")  # whose cells run in the region that is given
+# Whose cells run in the region that is given; lithops may run them on any cloud, or here.
+AWS_BACKENDS = ("lambda", "sfn")
 
 
 def run(
@@ -171,6 +172,8 @@ def run(
             backups,
         )
         if plan.reach is not None:
+            if isinstance(pool.executor, CloudExecutor) and pool.executor.keeps_calls:
+                plan.reach.keep_credentials()
             plan.reach.ready(todo)
             drain.on_refused = plan.reach.refuse
         used = pool.executor.used if isinstance(pool.executor, CloudExecutor) else dict

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from magg import __version__
 from magg.cell import process_cell
+from magg.credentials import own_token
 from magg.executors.payload import Functions
 from magg.store.open import open_objects, told_of
 
@@ -24,12 +25,16 @@ class WorkerDescription:
         Such as ``"x86_64"``.
     store_error : str, optional
         Why the worker cannot write to the store.
+    has_earthdata_token : bool
+        Whether its environment has a token of Earthdata, for granules that it is sent no
+        credentials for.
     """
 
     version: str
     python: str
     machine: str
     store_error: str | None = None
+    has_earthdata_token: bool = False
 
 
 def describe_worker(store: str, region: str | None = None) -> WorkerDescription:
@@ -47,6 +52,7 @@ def describe_worker(store: str, region: str | None = None) -> WorkerDescription:
         python=platform.python_version(),
         machine=platform.machine(),
         store_error=_write_error(store, region),
+        has_earthdata_token=own_token() is not None,
     )
 
 

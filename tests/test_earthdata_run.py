@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import h5py
@@ -17,7 +18,8 @@ from services.earthdata import BUCKET, DATA, HANG_UP, S3, SIGNED, Answer
 from magg import Catalog, run, wire
 from magg.cell import CellTask
 from magg.credentials import Access, BearerToken, Earthdata, S3Credentials, Secret
-from magg.errors import CatalogError, CredentialsError, GranuleError
+from magg.errors import CatalogError, CredentialsError, GranuleError, PayloadError
+from magg.executors import CloudExecutor, offload
 from magg.executors.retry import Policy
 from magg.granules import open_source, use_access
 from magg.plan import make_plan
@@ -271,6 +273,43 @@ def test_the_way_is_chosen_by_where_the_cells_run(
     caplog.set_level(logging.INFO, "magg")
     make_plan(config, found, tmp_path / "out.zarr", cells_run_in=runs_in)
     assert f"granules are read {how}" in caplog.text
+
+
+class Keeping(ThreadPoolExecutor, CloudExecutor):
+    """Writes down what it is given, as engines do that send calls through a bucket."""
+
+    keeps_calls = sees_local_files = True
+
+    def __init__(self):
+        super().__init__(2)
+        self.written = []
+
+    def submit(self, fn, /, *args):
+        self.written.append(json.dumps([wire.unstructure(arg) for arg in args]))
+        return super().submit(fn, *args)
+
+
+@pytest.mark.parametrize("access", ["direct", "external"])
+def test_where_calls_are_written_down_workers_use_a_token_of_their_own(
+    config, archive, found, cells, expected, tmp_path, monkeypatch, access
+):
+    some = found.subset(cells=cells)
+    with Keeping() as executor:
+        options = {"catalog": some, "store": tmp_path / "out.zarr", "executor": executor}
+        with pytest.raises(CredentialsError, match="EARTHDATA_TOKEN in their environment"):
+            run(with_access(config, access), **options)
+        monkeypatch.setenv("EARTHDATA_TOKEN", archive.token)
+        summary = run(with_access(config, access), **options)
+    assert numbers(summary) == expected
+    assert len(executor.written) == 2 + len(cells)
+    assert not any(archive.token in text for text in executor.written)
+    assert "accessKey" not in str(executor.written)
+
+
+def test_nothing_that_holds_a_credential_is_written_to_a_bucket():
+    secret = Secret("a-secret-of-some-length")
+    with pytest.raises(PayloadError, match="never written to a bucket"):
+        offload.put("s3://b/p", f'["{secret.reveal()}"]'.encode(), None)
 
 
 def test_local_files_need_no_login_and_no_network(config, catalog, cells, earthdata, tmp_path):

@@ -19,6 +19,9 @@ class CloudExecutor(Executor):
     sees_local_files : bool
         Whether workers see the files of this machine; otherwise stores and granules must have
         URLs.
+    keeps_calls : bool
+        Whether calls are written to a bucket or disk on their way, and so must hold no
+        credentials.
     in_flight : int or None
         How many calls the executor wants at once, those that wait included; None for twice the
         number of its workers.
@@ -29,6 +32,7 @@ class CloudExecutor(Executor):
     longest_call_s: float | None = None
     region: str | None = None
     sees_local_files: bool = False
+    keeps_calls: bool = False
     in_flight: int | None = None
     notify: Callable[[str], None] = staticmethod(lambda _: None)
 

@@ -71,6 +71,8 @@ class LithopsExecutor(CloudExecutor):
     256
     """
 
+    keeps_calls = True
+
     def __init__(
         self,
         config: Config | None = None,

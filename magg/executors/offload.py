@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from magg import __version__
 from magg.buckets import open_bucket
+from magg.credentials import holds_secret
 from magg.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -34,10 +35,20 @@ def put(prefix: str, data: bytes, region: str | None) -> str:
     data : bytes
     region : str, optional
         AWS region of the bucket.
+
+    Raises
+    ------
+    PayloadError
+        If it holds a credential.
     """
     import obstore
 
     url = f"{prefix.rstrip('/')}/{FOLDER}/{uuid.uuid4().hex}.json"
+    if holds_secret(data.decode()):
+        raise PayloadError(
+            f"a call or answer of {len(data) / 2**20:.1f} MB holds credentials, which are never "
+            "written to a bucket; use a finer parent order, so that it is small enough to be sent"
+        )
     bucket, key = _place(url, region)
     obstore.put(bucket, key, data)
     return url

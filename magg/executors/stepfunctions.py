@@ -91,6 +91,8 @@ class StepFunctionsExecutor(CloudExecutor):
         If ARN or prefix are none.
     """
 
+    keeps_calls = True
+
     def __init__(
         self,
         state_machine_arn: str,

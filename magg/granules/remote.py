@@ -13,7 +13,14 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from magg.buckets import open_bucket
-from magg.credentials import Access, BearerToken, S3Credentials, is_earthdata, redact
+from magg.credentials import (
+    Access,
+    BearerToken,
+    S3Credentials,
+    is_earthdata,
+    own_token,
+    redact,
+)
 from magg.errors import GranuleAccessError, GranuleError, GranuleNotFoundError
 from magg.granules.bytesource import ByteSource, Closing, changed, whole
 
@@ -147,7 +154,7 @@ def _granted(scheme: str, host: str) -> Grant:
     """Return what a bucket or host is opened with, if that is Earthdata's to say."""
     if scheme == "s3":
         return _access.buckets.get(host)
-    return _access.token if scheme == "https" and is_earthdata(host) else None
+    return _access.token or own_token() if scheme == "https" and is_earthdata(host) else None
 
 
 @lru_cache(maxsize=64)
