@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_FUNCTION = "process-morton-cell"
-STATE_MACHINE = "magg"
 LEAST_LITHOPS = (3, 8)
 LITHOPS_FILES = (".lithops_config", "~/.lithops/config", "/etc/lithops/config")
 PACKAGES = ("numpy", "zarr", "mortie", "h5py", "obstore")
@@ -219,11 +218,11 @@ def _lithops() -> Iterator[Finding]:
         least = ".".join(map(str, LEAST_LITHOPS))
         fix = f"pip install 'lithops>={least}'"
         yield Finding("lithops", "package", "missing", f"lithops {found} is too old", fix)
-    named = os.environ.get("LITHOPS_CONFIG_FILE")
+    named = os.environ.get("MAGG_LITHOPS_CONFIG") or os.environ.get("LITHOPS_CONFIG_FILE")
     places = [named] if named else list(LITHOPS_FILES)
     path = next((p for place in places if (p := Path(place).expanduser()).is_file()), None)
     if path is None:
-        fix = "write ~/.lithops/config, or name a file with LITHOPS_CONFIG_FILE"
+        fix = "write ~/.lithops/config, or name a file with MAGG_LITHOPS_CONFIG"
         yield Finding("lithops", "config", "missing", f"none of {', '.join(places)}", fix)
         return
     yield _lithops_config(path)
@@ -244,15 +243,19 @@ def _lithops_config(path: Path) -> Finding:
 
 
 def _state_machine(aws: _Aws) -> Finding:
-    def ask() -> tuple[Status, str, str]:
-        pages = aws.client("stepfunctions").get_paginator("list_state_machines").paginate()
-        names = [one["name"] for page in pages for one in page["stateMachines"]]
-        found = [name for name in names if STATE_MACHINE in name.lower()]
-        if found:
-            return "ok", ", ".join(found), ""
-        return "missing", f"none whose name holds {STATE_MACHINE!r}", "deploy one"
+    arn = os.environ.get("MAGG_STATE_MACHINE_ARN", "")
+    if not arn:
+        fix = "set MAGG_STATE_MACHINE_ARN to that of a state machine that runs magg's definition"
+        return Finding("sfn", "state machine", "missing", "none is named", fix)
 
-    return aws.finding("sfn", "state machine", "ask for states:ListStateMachines", ask)
+    def ask() -> tuple[Status, str, str]:
+        known = aws.client("stepfunctions").describe_state_machine(stateMachineArn=arn)
+        if known["status"] != "ACTIVE":
+            return "missing", f"{known['name']} is {known['status'].lower()}", "deploy it anew"
+        return "ok", f"{known['name']}, {known['type'].lower()}", ""
+
+    fix = "correct MAGG_STATE_MACHINE_ARN, or ask for states:DescribeStateMachine"
+    return aws.finding("sfn", "state machine", fix, ask)
 
 
 def _installed(name: str) -> str:

@@ -27,6 +27,9 @@ FUNCTION = {
 }
 
 
+ARN = "arn:aws:states:us-west-2:123456789012:stateMachine:cells"
+
+
 class Aws(BaseHTTPRequestHandler):
     """STS, Lambda, S3 and Step Functions, as far as they are asked."""
 
@@ -43,8 +46,10 @@ class Aws(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         if "GetCallerIdentity" in text:
             self.reply(200, IDENTITY)
-        elif "ListStateMachines" in self.headers.get("X-Amz-Target", ""):
-            self.reply(200, json.dumps({"stateMachines": self.machines}))
+        elif "DescribeStateMachine" in self.headers.get("X-Amz-Target", ""):
+            known = [one for one in self.machines if one["stateMachineArn"] == ARN]
+            missing = '{"__type": "StateMachineDoesNotExist", "message": "no such machine"}'
+            self.reply(200 if known else 400, json.dumps(known[0]) if known else missing)
         elif self.path.startswith("/2015-03-31/functions/process-morton-cell/"):
             self.reply(200, json.dumps(FUNCTION))
         elif self.path.startswith("/2015-03-31/functions/"):
@@ -88,6 +93,8 @@ def nothing_set_up(monkeypatch, tmp_path):
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("LITHOPS_CONFIG_FILE", raising=False)
+    monkeypatch.delenv("MAGG_LITHOPS_CONFIG", raising=False)
+    monkeypatch.setenv("MAGG_STATE_MACHINE_ARN", ARN)
     monkeypatch.delenv("MAGG_LAMBDA_FUNCTION_NAME", raising=False)
 
 
@@ -110,7 +117,7 @@ def test_where_nothing_is_set_up_everything_has_a_fix(earthdata, monkeypatch):
 
 def test_what_is_set_up_is_said_to_be(earthdata, aws, tmp_path):
     aws.machines.append(
-        {"name": "magg-cells", "stateMachineArn": "arn", "type": "STANDARD", "creationDate": 1.0}
+        {"name": "cells", "stateMachineArn": ARN, "type": "STANDARD", "status": "ACTIVE"}
     )
     (tmp_path / ".lithops_config").write_text("lithops: {backend: aws_lambda, storage: aws_s3}")
     told = found(store="s3://mine/out.zarr")
@@ -120,7 +127,7 @@ def test_what_is_set_up_is_said_to_be(earthdata, aws, tmp_path):
     assert (
         told["lambda", "function"].found == "process-morton-cell: python3.12, 2048 MB, 720 s, arm64"
     )
-    assert told["sfn", "state machine"].found == "magg-cells"
+    assert told["sfn", "state machine"].found == "cells, standard"
     if ("lithops", "config") in told:
         assert "aws_lambda, storage aws_s3" in told["lithops", "config"].found
     assert {one.status for one in told.values()} == {"ok"}
