@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from magg import __version__
 from magg.access import aws_region
 from magg.credentials import DEFAULT_REGION, login, redact
 from magg.errors import CredentialsError, EarthdataError, MissingExtraError
@@ -92,7 +93,7 @@ def as_table(findings: Sequence[Finding]) -> RenderableType:
 
 
 def _versions() -> Finding:
-    known = {"Python": platform.python_version()}
+    known = {"magg": __version__, "Python": platform.python_version()}
     known |= {name: version(name) for name in PACKAGES}
     extras = ("earthaccess", "boto3", "lithops", "dask")
     known |= {name: found for name in extras if (found := _installed(name))}
