@@ -119,17 +119,14 @@ def check(
     StoreMismatchError, StoreError
         As `prepare`. With ``overwrite`` a store of any config passes, but never something else.
     """
-    import zarr
-
     local = local_path(path)
     if local is not None and not local.exists():
         return None
-    try:
-        root = zarr.open_group(open_store(path, region=region), mode="r")
-    except FileNotFoundError:
-        root = None
-    if root is None and _is_empty(open_objects(path, region)):
-        return None
+    root = _root(path, region)
+    if root is None:
+        if _is_empty(open_objects(path, region)):
+            return None
+        root = _root(path, region)  # another run may have begun the store since the first look
     if root is None or schema.PROVENANCE not in root.attrs:
         raise StoreError(f"{path} holds something that is no store of magg; choose another place")
     finished = provenances(root)
@@ -147,6 +144,15 @@ def check(
         lines = "\n  ".join(found)
         raise StoreMismatchError(f"{path} was made from another config; {advice}:\n  {lines}")
     return parent_cells(root)
+
+
+def _root(path: str, region: str | None) -> zarr.Group | None:
+    import zarr
+
+    try:
+        return zarr.open_group(open_store(path, region=region), mode="r")
+    except FileNotFoundError:
+        return None
 
 
 def parent_cells(root: zarr.Group) -> Words:

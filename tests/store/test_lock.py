@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cell_faults import assert_complete, cells_of, reads_as_done
@@ -17,7 +18,7 @@ from obstore.store import LocalStore as ObstoreLocal
 
 from magg import Catalog, run
 from magg.errors import StoreError, StoreMismatchError
-from magg.store import lock
+from magg.store import lock, template
 from magg.store.open import open_objects
 
 NOBODY = 2**22 + 1  # beyond the largest pid of Linux
@@ -211,6 +212,21 @@ def test_two_runs_that_make_and_grow_one_store_at_once_end_with_the_union(
     runs = [start(path, first), start(path, second)]
     assert [run.wait(60) for run in runs] == [0, 0]
     assert_complete(path, small.cells)
+
+
+def test_a_store_that_another_run_begins_between_two_looks_is_its_store_too(
+    small, path, monkeypatch
+):
+    is_empty = template._is_empty
+
+    def begun_meanwhile(objects):
+        monkeypatch.setattr(template, "_is_empty", is_empty)
+        small.run(path)
+        return is_empty(objects)
+
+    monkeypatch.setattr(template, "_is_empty", begun_meanwhile)
+    Path(path).mkdir()
+    assert small.run(path)["cells_skipped"] == len(small.cells)
 
 
 def test_two_runs_with_other_granules_for_the_same_cells_leave_no_mixture(
