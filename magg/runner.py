@@ -17,7 +17,7 @@ from magg.drain import Drain, Pool
 from magg.errors import BackendError
 from magg.events import CellFinished, Listener, Notice, RunFinished, RunStarted
 from magg.executors.base import check_workers, make_executor, stop_workers
-from magg.executors.cloud import CloudExecutor
+from magg.executors.cloud import as_cloud
 from magg.executors.retry import Policy
 from magg.plan import OnGranuleError, Plan, make_plan
 from magg.preflight import preflight
@@ -172,11 +172,11 @@ def run(
             backups,
         )
         if plan.reach is not None:
-            if isinstance(pool.executor, CloudExecutor) and pool.executor.keeps_calls:
+            if as_cloud(pool.executor).keeps_calls:
                 plan.reach.keep_credentials()
             plan.reach.ready(todo)
             drain.on_refused = plan.reach.refuse
-        used = pool.executor.used if isinstance(pool.executor, CloudExecutor) else dict
+        used = as_cloud(pool.executor).used
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
         _run_cells(drain, tally, make_listener(progress), began, notices)
         if drain.running and pool.is_own:
@@ -206,17 +206,17 @@ def _check_main_module() -> None:
 
 def _region_of_cells(executor: Executor | None, backend: str, region: str) -> str | None:
     """Return the AWS region of the workers, where they are not on this machine."""
-    if isinstance(executor, CloudExecutor):
-        return executor.region
-    return region if executor is None and backend in AWS_BACKENDS else None
+    if executor is not None:
+        return as_cloud(executor).region
+    return region if backend in AWS_BACKENDS else None
 
 
 def _dry_summary(
     executor: Executor, plan: Plan, backend: str, workers: int | None
 ) -> dict[str, Any]:
     todo = len(plan.unfinished())
-    most = executor.ceiling(todo) if isinstance(executor, CloudExecutor) else {}
-    return Tally(plan, backend, len(plan.cells) - todo).dry_summary(workers) | most
+    dry = Tally(plan, backend, len(plan.cells) - todo).dry_summary(workers)
+    return dry | as_cloud(executor).ceiling(todo)
 
 
 def _run_cells(
@@ -225,8 +225,7 @@ def _run_cells(
     """Run all cells and tell the listener, which hears the end whatever happens."""
     cells = len(tally.plan.cells) - tally.skipped
     drain.notify = lambda message: listen(Notice(message))
-    if isinstance(drain.pool.executor, CloudExecutor):
-        drain.pool.executor.notify = drain.tell
+    as_cloud(drain.pool.executor).notify = drain.tell
     try:
         listen(RunStarted(cells, tally.skipped, tally.backend, tally.plan.store))
         for notice in notices:
@@ -266,7 +265,7 @@ def _farewell(drain: Drain, tally: Tally) -> str:
 
 def _in_flight(executor: Executor, workers: int | None) -> int:
     """Return how many cells are submitted at once."""
-    wanted = executor.in_flight if isinstance(executor, CloudExecutor) else None
+    wanted = as_cloud(executor).in_flight
     return wanted or (IN_FLIGHT_UNKNOWN if workers is None else IN_FLIGHT_PER_WORKER * workers)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import zarr
+from services.lithops_home import ends_within
 
 from magg import Catalog, run
 from magg.cli import main
@@ -31,16 +31,8 @@ def at_home(lithops_home, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def time_limit():
-    """End a test that hangs."""
-
-    def end(*_):
-        raise AssertionError("no end within 240 s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(240)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ends_within(240):
+        yield
 
 
 @pytest.fixture(scope="module")

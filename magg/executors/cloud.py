@@ -63,3 +63,8 @@ class CloudExecutor(Executor):
     def used(self) -> dict[str, Any]:
         """Return what calls have used and cost since the preflight; empty if unknown."""
         return {}
+
+
+def as_cloud(executor: Executor) -> CloudExecutor:
+    """Return an executor, or, for one of this machine, one that offers nothing."""
+    return executor if isinstance(executor, CloudExecutor) else CloudExecutor()

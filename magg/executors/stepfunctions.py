@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from magg.errors import BackendError
 from magg.executors import lambda_preflight, sfn_preflight
@@ -185,9 +186,10 @@ class StepFunctionsExecutor(CloudExecutor):
         function, notices = sfn_preflight.ask(self._machine, self._runner.attached)
         self._runner.function = function
         self._facts = facts = self._machine.function(function)
-        lambda_preflight.check_bucket(f"s3://{self._machine.bucket}", self._machine.region)
-        if store is not None:
-            lambda_preflight.check_bucket(store, self._machine.region)
+        # Calls usually travel through the bucket of the store.
+        buckets = {self._machine.bucket, urlsplit(store or "").netloc or self._machine.bucket}
+        for bucket in sorted(buckets):
+            lambda_preflight.check_bucket(f"s3://{bucket}", self._machine.region)
         if facts is None:
             return notices
         self.longest_call_s = facts.timeout_s

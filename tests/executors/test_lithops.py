@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from services.lithops_home import ends_within
 
 from magg.errors import (
     BackendError,
@@ -37,16 +38,8 @@ def at_home(lithops_home, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def time_limit():
-    """End a test that hangs."""
-
-    def end(*_):
-        raise AssertionError("no end within 90 s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(90)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ends_within(90):
+        yield
 
 
 @pytest.fixture

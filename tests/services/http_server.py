@@ -98,15 +98,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 
     def body(self) -> bytes:
         """Read the body of the request."""
-        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parts = []
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():  # trailers
-            pass
-        return b"".join(parts)
+        return read_body(self)
 
     def answer(self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Answer the request."""
@@ -131,3 +123,16 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 def _shut(connection: socket.socket) -> None:
     with suppress(OSError):  # the client may have been first
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def read_body(handler: BaseHTTPRequestHandler) -> bytes:
+    """Read the body of a request, in whatever way it is sent."""
+    if "chunked" not in handler.headers.get("Transfer-Encoding", "").lower():
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    parts = []
+    while size := int(handler.rfile.readline().partition(b";")[0], 16):
+        parts.append(handler.rfile.read(size))
+        handler.rfile.readline()
+    while handler.rfile.readline().strip():  # trailers
+        pass
+    return b"".join(parts)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,20 @@ class LithopsHome:
         return {name for name in left if not name.startswith("storage/lithops.runtimes/")}
 
 
+@contextmanager
+def ends_within(seconds: int) -> Iterator[None]:
+    """End a test that hangs."""
+
+    def end(*_):
+        raise AssertionError(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="session")
 def _lithops_folders(tmp_path_factory):
     home = LithopsHome(tmp_path_factory.mktemp("lithops"))
@@ -41,7 +59,10 @@ def _lithops_folders(tmp_path_factory):
         for name, value in home.variables.items():
             patch.setenv(name, value)
         patch.setattr(tempfile, "tempdir", None)
+        before = set(copyreg.dispatch_table)
         constants = pytest.importorskip("lithops.constants")
+        table = copyreg.dispatch_table
+        home.pickling = {kind: table[kind] for kind in set(table) - before}
     assert Path(constants.TEMP_DIR) == home.temporary, "lithops was imported before"
     assert "lithops" in sys.modules
     return home
@@ -54,4 +75,8 @@ def lithops_home(_lithops_folders, monkeypatch):
         monkeypatch.setenv(name, value)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return _lithops_folders
+    # lithops changes how this process pickles exceptions, which other tests must not notice.
+    copyreg.dispatch_table.update(_lithops_folders.pickling)
+    yield _lithops_folders
+    for kind in _lithops_folders.pickling:
+        copyreg.dispatch_table.pop(kind, None)

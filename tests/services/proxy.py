@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from services.faults import ANSWERS, Fault, Script
+from services.http_server import read_body
 from services.s3 import S3Server
 
 NOT_PASSED_ON = {"connection", "keep-alive", "expect", "transfer-encoding"}
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         bucket, _, key = unquote(path).lstrip("/").partition("/")
         range_ = self.headers.get("Range", "")
-        body = self._body()
+        body = read_body(self)
         attempt, strikes = proxy.script.arrived(self.command, key, query, range_)
         if any(proxy.stopping.wait(s.seconds) for s in strikes if s.kind == "latency"):
             self.close_connection = True
@@ -239,17 +240,6 @@ class _Handler(BaseHTTPRequestHandler):
         if response.chunked:
             headers.append(("Content-Length", str(len(content))))
         return Answer(response.status, headers, content)
-
-    def _body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parts = []
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():  # trailers
-            pass
-        return b"".join(parts)
 
     def log_message(self, *_: Any) -> None:
         """Stay silent."""
