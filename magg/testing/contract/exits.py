@@ -29,14 +29,14 @@ def pending(settings: Settings) -> None:
     """Leave calls running and waiting."""
     executor = settings.make(2)
     for _ in range(6):
-        executor.submit(calls.sleep_then, 0.3).add_done_callback(_say_result)
+        executor.submit(calls.sleep_then, 1.0).add_done_callback(_say_result)
 
 
 def no_wait(settings: Settings) -> None:
     """Shut down without waiting, and leave calls running and waiting."""
     executor = settings.make(2)
     for _ in range(4):
-        executor.submit(calls.sleep_then, 0.3).add_done_callback(_say_result)
+        executor.submit(calls.sleep_then, 1.0).add_done_callback(_say_result)
     executor.shutdown(wait=False)
 
 
@@ -48,7 +48,7 @@ def idle(settings: Settings) -> None:
 def error(settings: Settings) -> None:
     """End with a status of the program's own while calls are running."""
     executor = settings.make(2)
-    executor.submit(calls.sleep_then, 0.5).add_done_callback(_say_result)
+    executor.submit(calls.sleep_then, 1.0).add_done_callback(_say_result)
     sys.exit(3)
 
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import weakref
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ class States(ContractCase):
 
     def test_a_call_is_running_and_then_done(self) -> None:
         """running() and done() follow the call, and are never both true."""
-        future = self.executor.submit(calls.sleep_then, 3.0, "slept")
-        self.assertFalse(future.done())
-        self.eventually(lambda: future.running() or future.done(), "the call is running")
-        self.assertTrue(future.running(), "done without ever running")
-        self.assertEqual(future.result(self.patience), "slept")
-        self.assertEqual(
-            (future.running(), future.done(), future.cancelled()), (False, True, False)
-        )
+
+        def check(executor: Executor, pause: float) -> None:
+            future = executor.submit(calls.sleep_then, 2 * pause, "slept")
+            self.assertFalse(future.done())
+            self.eventually(lambda: future.running() or future.done(), "the call is running")
+            self.assertTrue(future.running(), "done without ever running")
+            self.assertEqual(future.result(self.patience), "slept")
+            self.assertEqual(
+                (future.running(), future.done(), future.cancelled()), (False, True, False)
+            )
+
+        self.in_time(check)
 
     def test_a_call_that_failed_is_done(self) -> None:
         """An exception ends a future as a result does."""
@@ -45,9 +49,14 @@ class Cancelling(ContractCase):
 
     def test_a_call_that_waits_can_be_cancelled(self) -> None:
         """It is then cancelled and done, says so, and the others are untouched."""
-        futures = [self.executor.submit(calls.sleep_then, 1.0, "slept") for _ in range(8)]
+
+        def check(executor: Executor, pause: float) -> list[Future[str]]:
+            futures = [executor.submit(calls.sleep_then, pause / 2, "slept") for _ in range(8)]
+            self.assertTrue(futures[-1].cancel())
+            return futures
+
+        futures = self.in_time(check)
         last = futures[-1]
-        self.assertTrue(last.cancel())
         self.assertEqual((last.cancelled(), last.done(), last.running()), (True, True, False))
         self.assertTrue(last.cancel(), "cancelling again is no error")
         with self.assertRaises(CancelledError):
@@ -61,21 +70,33 @@ class Cancelling(ContractCase):
         """True from cancel() is a promise."""
         self.needs_shared_files()
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "called")
-            futures = [self.executor.submit(calls.sleep_then, 0.5) for _ in range(8)]
-            last = self.executor.submit(calls.append_line, str(path))
-            self.assertTrue(last.cancel())
-            wait(futures, self.patience)
-            self.assert_usable()
-            self.assertFalse(path.exists())
+
+            def check(executor: Executor, pause: float) -> Path:
+                path = Path(folder, f"called-{pause:g}")
+                executor.submit(calls.sleep_then, 2 * pause)
+                call = executor.submit(calls.append_line, str(path))
+                later = executor.submit(pow, 2, 5)
+                self.assertTrue(call.cancel())
+                # One worker makes the calls in their order, and shutdown() waits for the worker:
+                # by then the call has been made, if it is made at all.
+                self.assertEqual(later.result(self.patience), 32)
+                executor.shutdown(wait=True)
+                return path
+
+            self.assertFalse(self.in_time(check, max_workers=1).exists())
 
     def test_a_call_that_runs_cannot_be_cancelled(self) -> None:
         """cancel() returns False, and the result comes."""
-        future = self.executor.submit(calls.sleep_then, 3.0, "slept")
-        self.eventually(lambda: future.running() or future.done(), "the call is running")
-        self.assertFalse(future.cancel())
-        self.assertFalse(future.cancelled())
-        self.assertEqual(future.result(self.patience), "slept")
+
+        def check(executor: Executor, pause: float) -> None:
+            future = executor.submit(calls.sleep_then, 2 * pause, "slept")
+            self.eventually(lambda: future.running() or future.done(), "the call is running")
+            self.assertFalse(future.cancel())
+            self.assertFalse(future.done(), "the call was over before it could be cancelled")
+            self.assertFalse(future.cancelled())
+            self.assertEqual(future.result(self.patience), "slept")
+
+        self.in_time(check)
 
     def test_a_call_that_is_done_cannot_be_cancelled(self) -> None:
         """cancel() returns False, and the result stays."""
@@ -97,6 +118,7 @@ class Callbacks(ContractCase):
             future.add_done_callback(lambda future: seen.append((future, future.done())))
         busy[-1].cancel()
         self.eventually(lambda: len(seen) >= 3, "three callbacks came")
+        self.executor.shutdown(wait=True)
         time.sleep(0.5)
         self.assertEqual(len(seen), 3)
         self.assertEqual(dict(seen), dict.fromkeys(futures, True))
