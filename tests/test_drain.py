@@ -171,13 +171,13 @@ def test_waiting_for_a_retry_costs_no_cpu_even_when_no_slot_is_free():
 
     def slow_or_scripted(fn, cell):
         if cell == "slow":
-            return inner.submit(lambda: time.sleep(0.4) or CellResult(cell, "data"))
+            return inner.submit(lambda: time.sleep(1.0) or CellResult(cell, "data"))
         return submit(fn, cell)
 
     executor.submit = slow_or_scripted
-    began = time.process_time()
+    began = time.thread_time()
     drained(executor, ["a", "slow"], in_flight=1, policy=Policy(base_s=0.001))
-    assert time.process_time() - began < 1.0
+    assert time.thread_time() - began < 0.2
 
 
 def test_waits_are_random_and_bounded(monkeypatch):

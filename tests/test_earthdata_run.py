@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -222,7 +223,11 @@ def test_a_retry_for_another_reason_keeps_the_credentials(config, archive, found
     assert plan.reach.of(plan.cells[0]) == second
 
 
-def test_every_task_is_made_with_credentials_that_will_last(config, archive, found, tmp_path):
+def test_every_task_is_made_with_credentials_that_will_last(
+    config, archive, found, tmp_path, monkeypatch
+):
+    moment = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: moment[0])
     plan = make_plan(with_access(config, "direct"), found, tmp_path / "out.zarr")
     chunks = plan.prepare_store()
     archive.lifetime_s = 0.4
@@ -230,9 +235,7 @@ def test_every_task_is_made_with_credentials_that_will_last(config, archive, fou
     first = plan.task(plan.cells[1], chunks).access
     assert plan.task(cell, chunks).access == first
     archive.lifetime_s = 3600.0
-    import time
-
-    time.sleep(1.2)
+    moment[0] += 1.2
     second = plan.task(plan.cells[2], chunks).access
     assert second.buckets[BUCKET].expires > first.buckets[BUCKET].expires + 3000
     assert plan.task(plan.cells[3], chunks).access == second

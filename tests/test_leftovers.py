@@ -145,7 +145,7 @@ class Alive:
 
     def join(self):
         for thread in self.threads:
-            thread.join(60)
+            thread.join(300)
             assert not thread.is_alive()
         assert self.failed == []
 

@@ -16,7 +16,7 @@ from magg.executors import pacing
 from magg.executors.pacing import Pacer
 
 # Against hangs alone.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class FakeTime:

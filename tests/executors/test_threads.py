@@ -16,7 +16,7 @@ import pytest
 from magg.executors.threads import WaitingThreadPool
 
 # Against hangs alone; everything here takes milliseconds.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 BEGIN = "import os, threading, time\nfrom magg.executors.threads import WaitingThreadPool\n"
 
 
@@ -39,7 +39,7 @@ def eventually(condition):
 
 
 def pool_threads(pool):
-    return [thread for thread in threading.enumerate() if thread.name.startswith(pool._name)]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"{pool._name}-")]
 
 
 class Value:
@@ -155,7 +155,7 @@ def test_a_pool_that_is_dropped_ends_its_threads():
     pool = WaitingThreadPool(3)
     gate = threading.Barrier(3)
     wait([pool.submit(gate.wait, PATIENCE_S) for _ in range(3)], PATIENCE_S)
-    names, gone = pool._name, weakref.ref(pool)
+    names, gone = f"{pool._name}-", weakref.ref(pool)
     del pool
     assert eventually(lambda: gone() is None)
     assert eventually(lambda: not any(t.name.startswith(names) for t in threading.enumerate()))
@@ -234,23 +234,21 @@ def test_a_program_that_tidies_up_at_its_end_finds_its_calls_finished():
 
 
 def test_a_pool_that_is_left_behind_does_not_keep_python():
-    began = time.monotonic()
     printed = run_script("""
         begun = threading.Event()
         pool = WaitingThreadPool(2)
-        pool.submit(lambda: (begun.set(), time.sleep(60), print("late", flush=True)))
+        pool.submit(lambda: (begun.set(), time.sleep(600), print("late", flush=True)))
         begun.wait()
         pool.shutdown(wait=False, cancel_futures=True)
         print("left", flush=True)
     """)
     assert printed == "left\n"
-    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_other_pools_are_waited_for_when_one_is_left_behind():
     printed = run_script("""
         left, kept = WaitingThreadPool(1), WaitingThreadPool(1)
-        left.submit(time.sleep, 60)
+        left.submit(time.sleep, 600)
         kept.submit(lambda: (time.sleep(0.1), print("kept", flush=True)))
         left.shutdown(wait=False, cancel_futures=True)
     """)

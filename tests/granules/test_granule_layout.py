@@ -162,7 +162,7 @@ def test_those_who_wait_get_the_error_or_take_over_after_an_interrupt() -> None:
 
     def failing() -> Block:
         started.set()
-        gate.wait(10)
+        gate.wait(60)
         raise errors.pop(0)
 
     def ask() -> BaseException | None:
@@ -174,12 +174,12 @@ def test_those_who_wait_get_the_error_or_take_over_after_an_interrupt() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask)
-        started.wait(10)
+        assert started.wait(60)
         second = pool.submit(ask)
         time.sleep(0.05)
         gate.set()
-        assert isinstance(first.result(10), KeyboardInterrupt)
-        assert isinstance(second.result(10), ValueError)
+        assert isinstance(first.result(60), KeyboardInterrupt)
+        assert isinstance(second.result(60), ValueError)
     assert cache.get("a", Block).nbytes == 40
 
 

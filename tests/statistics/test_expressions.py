@@ -209,14 +209,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:30]))
 def test_anything_else_is_refused_when_compiled(text):
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(StatisticError):
         compile_expression(text, COLUMNS)
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 10
 
 
 def test_the_largest_expressions_allowed_compile_quickly():
-    start = time.perf_counter()
+    start = time.thread_time()
     text = "h_li"
     while len(text) < LONGEST_TEXT - 40:
         text = f"h_li+nanvar({text})"
@@ -225,7 +225,7 @@ def test_the_largest_expressions_allowed_compile_quickly():
         except StatisticError as error:
             assert "parts" in str(error)  # noqa: PT017
             break
-    assert time.perf_counter() - start < 30
+    assert time.thread_time() - start < 30
 
 
 @pytest.mark.parametrize(

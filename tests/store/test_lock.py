@@ -81,7 +81,7 @@ def test_it_is_waited_for(path):
         waiting.start()
         waiting.join(0.1)
         assert waiting.is_alive()
-    waiting.join(2.0)
+    waiting.join(60.0)
     assert not waiting.is_alive()
 
 
@@ -98,7 +98,7 @@ def test_that_of_a_dead_process_is_taken_over(path, left):
     left_behind(path, **left)
     began = time.monotonic()
     with lock.exclusive(path):
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < lock.STALE_AFTER_S / 2
     assert not open_objects(path).list(prefix=".magg").collect()
 
 
@@ -137,7 +137,7 @@ def test_a_lock_that_this_process_left_behind_is_taken_over(path):
     left_behind(path, pid=os.getpid())
     began = time.monotonic()
     with lock.exclusive(path):
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < lock.STALE_AFTER_S / 2
 
 
 @pytest.mark.parametrize("answer", [ConnectionError, AlreadyExistsError])
@@ -210,7 +210,7 @@ def test_two_runs_that_make_and_grow_one_store_at_once_end_with_the_union(
 ):
     first, second = halves(small, tmp_path)
     runs = [start(path, first), start(path, second)]
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(300) for run in runs] == [0, 0]
     assert_complete(path, small.cells)
 
 
@@ -238,7 +238,7 @@ def test_two_runs_with_other_granules_for_the_same_cells_leave_no_mixture(
     small.run(tmp_path / "older.zarr", catalog=Catalog(10, fewer))
     of_older = cells_of(tmp_path / "older.zarr")
     runs = [start(path, older, older, older), start(path, newer, newer, newer)]
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(300) for run in runs] == [0, 0]
     held = cells_of(path)
     newer_done = reads_as_done(small, path)
     older_done = reads_as_done(small, path, Catalog(10, fewer))

@@ -245,7 +245,7 @@ def test_writers_of_equal_bytes_do_not_wait_for_each_other(path):
     both = threading.Barrier(2)
 
     def chunks():
-        both.wait(30)  # for the other, which must be at its chunks too
+        both.wait(300)  # for the other, which must be at its chunks too
 
     def write():
         records.write_cell(path, MAKING, record(), chunks)
