@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("live"):
                 item.add_marker(pytest.mark.skip(reason="asks NASA's servers: pytest -m live"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Let the programs that tests start be interrupted, also where a shell runs pytest with `&`."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -20,7 +21,7 @@ from magg.executors import base
 
 
 def tell(kind, **about):
-    sys.stdout.write(json.dumps({"kind": kind, "at": time.time()} | about) + "\n")
+    sys.stdout.write(json.dumps({"kind": kind} | about) + "\n")
     sys.stdout.flush()
 
 
@@ -43,7 +44,8 @@ def listen(event):
         tell("finished", done=event.summary["cells_with_data"])
 
 
-def slow_threads(quick, seconds, patch=setattr):
+def slow_threads(quick, wait, patch=setattr):
+    """Have all cells wait but the first so many."""
     read_rows, left, lock = magg.cell.read_rows, [quick], threading.Lock()
 
     def slow(*arguments):
@@ -51,7 +53,7 @@ def slow_threads(quick, seconds, patch=setattr):
             left[0] -= 1
             is_slow = left[0] < 0
         if is_slow:
-            time.sleep(seconds)
+            wait()
         return read_rows(*arguments)
 
     patch(magg.cell, "read_rows", slow)
@@ -76,10 +78,17 @@ def main():
     catalog = Catalog.load(path)
     in_order = sorted(catalog.cells, key=lambda cell: -len(catalog.cells[cell]))
     if backend == "local":
-        slow_threads(3, float(seconds))
+
+        def wait():
+            os.close(tempfile.mkstemp(dir=folder)[0])  # as a script marks an attempt
+            time.sleep(float(seconds))
+
+        slow_threads(3, wait)
     else:
         slow_processes(in_order[3:], float(seconds), folder)
     start = functools.partial(run, small_orders(load_config("atl06")), catalog=catalog)
+    # Runs before the end of Python waits for threads, as those of concurrent.futures do.
+    threading._register_atexit(tell, "ending")
     tell("ready", pid=os.getpid())
     try:
         start(store=store, backend=backend, max_workers=2, progress=is_bar == "bar" or listen)

@@ -25,6 +25,12 @@ def nap(seconds: float) -> float:
     return seconds
 
 
+def hold(path: str) -> str:
+    while not os.path.exists(path):  # noqa: PTH110 - as the worker has it
+        time.sleep(0.02)
+    return path
+
+
 def when(seconds: float) -> list[float]:
     began = time.time()
     time.sleep(seconds)
@@ -39,4 +45,4 @@ def length(text: str) -> int:
     return len(text)
 
 
-FUNCTIONS = {f.__name__: f for f in (double, fail, die_at, nap, when, repeat, length)}
+FUNCTIONS = {f.__name__: f for f in (double, fail, die_at, nap, hold, when, repeat, length)}

@@ -74,12 +74,12 @@ class LambdaService:
         *,
         folder: Path | str,
         python: str = sys.executable,
-        timeout: float = 3.0,
+        timeout: float = 60.0,
         memory_mb: int = 512,
         concurrency: int | None = 4,
         environment: Mapping[str, str] | None = None,
         architecture: str = "x86_64",
-        init_timeout: float = 10.0,
+        init_timeout: float = 60.0,
         log_format: LogFormat = "Text",
         burst: int | None = None,
         rate: float = 100.0,
@@ -96,7 +96,7 @@ class LambdaService:
         python : str
             An interpreter that has `awslambdaric`.
         timeout : float
-            Seconds for one invocation.
+            Seconds for one invocation. AWS has 3 where nothing is said, too few for a busy machine.
         memory_mb : int
             A worker that has ever held more is killed.
         concurrency : int or None
@@ -108,6 +108,7 @@ class LambdaService:
             Only told to who asks.
         init_timeout : float
             Seconds for the initialisation before it is tried again at the cost of the invocation.
+            AWS has 10.
         log_format : {"Text", "JSON"}
         burst : int or None
             So many new workers may start at once; None for any number. Beyond, invocations are

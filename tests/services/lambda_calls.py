@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,16 @@ def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
-    """Wait a while for something to come true."""
-    deadline = time.monotonic() + 10
+    """Wait for something to come true; the limit is against hangs."""
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def threads_since(before: Iterable[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that have begun since, and have not ended yet."""
+    return [thread for thread in threading.enumerate() if thread not in set(before)]
 
 
 def gone(pid: int | str | None) -> bool:

@@ -189,6 +189,11 @@ class Function:
             },
         }
 
+    def idle(self) -> list[Worker]:
+        """Return its workers that wait for a call, also those that died meanwhile."""
+        with self._lock:
+            return list(self._idle)
+
     def folders(self) -> list[Path]:
         """Return the folders of its workers."""
         with self._lock:

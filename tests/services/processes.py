@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-STOP_SECONDS = 10.0
+STOP_SECONDS = 60.0
 
 
 class Supervised:

@@ -24,7 +24,7 @@ from services.http_server import read_body
 from services.s3 import S3Server
 
 NOT_PASSED_ON = {"connection", "keep-alive", "expect", "transfer-encoding"}
-UPSTREAM_SECONDS = 30.0
+UPSTREAM_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from services.processes import Supervised, free_ports
 
 ACCESS_KEY = "AKIAMAGGTESTS"
 REGION = "us-west-2"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 START_ATTEMPTS = 3
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 LOCATION = (
@@ -81,7 +81,7 @@ class S3Server:
         """Create a bucket, if there is none of the name, and return it."""
         bucket = Bucket(self, name)
         url = urlsplit(obstore.sign(bucket.store(), "PUT", "", timedelta(minutes=5)))
-        connection = http.client.HTTPConnection(url.netloc, timeout=30)
+        connection = http.client.HTTPConnection(url.netloc, timeout=120)
         try:
             connection.request("PUT", f"{url.path}?{url.query}", LOCATION)
             answer = connection.getresponse()

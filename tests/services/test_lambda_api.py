@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.lambda_api import LambdaService, client_of
-from services.lambda_calls import gone, invoke, refusal, result, wait_until
+from services.lambda_calls import gone, invoke, refusal, result, threads_since, wait_until
 from services.lambda_faults import Fault
 
 boto3 = pytest.importorskip("boto3")
@@ -223,10 +223,10 @@ def test_a_connection_drops_before_or_after_the_function_runs(client, deploy, ki
 
 def test_an_answer_comes_late(service, client, deploy):
     function = deploy()
-    function.inject(Fault("latency", seconds=0.3, times=2), Fault("ServiceException"))
+    function.inject(Fault("latency", seconds=2.0, times=2), Fault("ServiceException"))
     began = time.perf_counter()
     assert refusal(invoke, client, function)[0] == 500
-    assert time.perf_counter() - began >= 0.3
+    assert time.perf_counter() - began >= 2.0
     with pytest.raises(ReadTimeoutError):
         invoke(client_of(service, read_timeout=0.15), function)
     assert function.struck == {"latency": 2, "ServiceException": 1}
@@ -261,7 +261,7 @@ def test_a_fault_that_makes_no_sense_is_refused(arguments, words):
 
 def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
     function = deploy(concurrency=64, burst=4, rate=0.0)
-    function.inject(Fault("latency", seconds=0.5, times=64))
+    function.inject(Fault("latency", seconds=3.0, times=64))
 
     def call(_):
         try:
@@ -272,7 +272,7 @@ def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
     began = time.perf_counter()
     with ThreadPoolExecutor(64) as pool:
         got = list(pool.map(call, range(64)))
-    assert time.perf_counter() - began < 64 * 0.5 / 4
+    assert time.perf_counter() - began < 64 * 3.0 / 4
     assert len(got) - got.count(None) == len(function.calls) == 64 - function.throttled
     assert function.struck["latency"] == 64
 
@@ -280,13 +280,18 @@ def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
 def test_a_connection_serves_many_calls_quickly(client, deploy):
     function = deploy()
     result(client, function)
-    took = []
-    for _ in range(25):
-        began = time.perf_counter()
-        result(client, function)
-        took.append(time.perf_counter() - began)
-    # Nagle's algorithm with delayed acknowledgements would cost 40 ms a call at either API.
-    assert sorted(took)[5] < 0.040
+
+    def is_quick():
+        took = []
+        for _ in range(25):
+            began = time.perf_counter()
+            result(client, function)
+            took.append(time.perf_counter() - began)
+        return sorted(took)[5] < 0.040
+
+    # Nagle's algorithm with delayed acknowledgements would cost 40 ms a call at either API, every
+    # time; a busy machine does not always.
+    wait_until(is_quick)
 
 
 def test_the_environment_leads_plain_clients_to_the_service(service, deploy, monkeypatch):
@@ -308,7 +313,7 @@ def test_a_removed_function_ends_and_is_not_found(service, client, deploy):
         running = pool.submit(invoke, client, function, {"sleep": 50})
         wait_until(lambda: function.busy)
         service.remove(function.name)
-        assert json.loads(running.result(10)["Payload"])["errorType"] == "Runtime.ExitError"
+        assert json.loads(running.result(120)["Payload"])["errorType"] == "Runtime.ExitError"
     assert gone(pid)
     assert refusal(invoke, client, function)[0] == 404
 
@@ -317,12 +322,12 @@ def test_a_removed_function_ends_and_is_not_found(service, client, deploy):
 def test_workers_end_though_a_forked_child_holds_their_pipes(service, client, deploy):
     function = deploy()
     pid = result(client, function)["pid"]
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     child.start()
     try:
         began = time.monotonic()
         service.remove(function.name)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 300
         assert gone(pid)
     finally:
         child.kill()
@@ -330,7 +335,7 @@ def test_workers_end_though_a_forked_child_holds_their_pipes(service, client, de
 
 
 def test_nothing_is_left_when_the_service_stops(tmp_path):
-    threads = threading.active_count()
+    before = threading.enumerate()
     with LambdaService() as service:
         function = service.deploy("f", "handlers.echo", folder=HANDLERS, timeout=60.0)
         client = client_of(service)
@@ -343,10 +348,13 @@ def test_nothing_is_left_when_the_service_stops(tmp_path):
         folders = service.folders()
         assert len(folders) == 2
         assert all(path.is_dir() for path in folders)
+        begun = threads_since(before)
+        assert begun
     service.stop()
     assert not [path for path in folders if path.exists()]
     assert all(gone(call.pid) for call in function.calls)
-    assert threading.active_count() <= threads
+    # Only its own: other tests of the process may have left some that come and go.
+    wait_until(lambda: not any(thread.is_alive() for thread in begun))
 
 
 def test_workers_end_when_the_test_process_is_killed(tmp_path):

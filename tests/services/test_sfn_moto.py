@@ -37,7 +37,7 @@ def observe(sfn, arn, bucket, read):
     told = {"bucket": bucket, "calls": "calls.json", "results": "out", "workers": 3}
     told |= {"calls_per_worker": 1, "offload": {}}
     execution = sfn.start_execution(stateMachineArn=arn, name="x", input=json.dumps(told))
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while (state := sfn.describe_execution(executionArn=execution["executionArn"]))[
         "status"
     ] == "RUNNING":

@@ -15,23 +15,26 @@ pytest.importorskip("awslambdaric")
 from botocore.exceptions import ClientError  # noqa: E402
 
 HANDLER = """
+import os
 import time
 
 def handler(event, context):
     for item in event["Items"]:
         time.sleep(item.get("sleep", 0))
+        while "until" in item and not os.path.exists(item["until"]):
+            time.sleep(0.02)
         if item.get("fail"):
             raise ValueError("failed")
     return {"text": "x" * event["BatchInput"]["offload"]["bytes"], "items": len(event["Items"])}
 """
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def function(lambda_service, tmp_path_factory):
     folder = tmp_path_factory.mktemp("of-sfn")
     (folder / "h.py").write_text(HANDLER)
-    yield lambda_service.deploy("batches-of-sfn", folder=folder, timeout=20.0, concurrency=3)
+    yield lambda_service.deploy("batches-of-sfn", folder=folder, timeout=300.0, concurrency=3)
     lambda_service.remove("batches-of-sfn")
 
 
@@ -117,10 +120,15 @@ def test_failures_are_tolerated_and_written_apart(client, start, s3_bucket):
     assert "Output" not in failed
 
 
-def test_progress_is_counted_by_items_and_by_batches(client, start):
-    arn = start([{"sleep": 0.6, "fail": n == 5} for n in range(6)], workers=1, calls_per_worker=2)
+def test_progress_is_counted_by_items_and_by_batches(client, start, tmp_path):
+    gates = [tmp_path / str(batch) for batch in range(3)]
+    items = [{"until": str(gates[n // 2]), "fail": n == 5} for n in range(6)]
+    arn = start(items, workers=1, calls_per_worker=2)
+    gates[2].touch()
     seen = set()
+    end = time.monotonic() + PATIENCE_S
     while client.describe_execution(executionArn=arn)["status"] == "RUNNING":
+        assert time.monotonic() < end
         for run in client.list_map_runs(executionArn=arn)["mapRuns"]:
             told = client.describe_map_run(mapRunArn=run["mapRunArn"])
             counts = told["itemCounts"]
@@ -128,6 +136,9 @@ def test_progress_is_counted_by_items_and_by_batches(client, start):
             if counts["total"] == 6:
                 assert sum(counts[part] for part in parts) == 6
             seen.add((counts["succeeded"], counts["running"]))
+            for gate, counted in zip(gates, [(0, 2), (2, 2)], strict=False):
+                if counted in seen:
+                    gate.touch()
         time.sleep(0.05)
     assert {(0, 2), (2, 2)} <= seen
     told = client.describe_map_run(mapRunArn=run["mapRunArn"])
@@ -160,14 +171,15 @@ def test_what_a_batch_returns_is_limited(client, start, s3_bucket, size):
         assert files["FAILED"][0][0]["Error"] == "States.DataLimitExceeded"
 
 
-def test_an_execution_can_be_stopped_and_starts_nothing_more(client, start, function):
-    arn = start([{"sleep": 1.0}] * 9, workers=2)
+def test_an_execution_can_be_stopped_and_starts_nothing_more(client, start, function, tmp_path):
+    arn = start([{"until": str(tmp_path / "go")}] * 9, workers=2)
     while function.busy < 2:
         time.sleep(0.02)
     before = function.requests
     client.stop_execution(executionArn=arn, error="E", cause="C")
     told = client.describe_execution(executionArn=arn)
     assert (told["status"], told["error"], told["cause"]) == ("ABORTED", "E", "C")
+    (tmp_path / "go").touch()
     while function.busy:
         time.sleep(0.05)
     assert function.requests == before
@@ -187,13 +199,18 @@ def test_an_execution_that_cannot_begin_fails_by_name(client, start, changes, er
     assert (told["status"], told["error"]) == ("FAILED", error)
 
 
-def test_a_name_is_taken_once_and_starting_again_is_the_same_execution(client, start, service):
-    (arn, execution) = start([{"sleep": 0.5}]), next(iter(service.executions.values()))
+def test_a_name_is_taken_once_and_starting_again_is_the_same_execution(
+    client, start, service, tmp_path
+):
+    arn = start([{"until": str(tmp_path / "go")}])
+    execution = next(iter(service.executions.values()))
     given = {"stateMachineArn": execution.describe()["stateMachineArn"], "name": execution.name}
     again = client.start_execution(input=json.dumps(execution.input), **given)
     assert again["executionArn"] == arn
     with pytest.raises(ClientError, match="ExecutionAlreadyExists"):
         client.start_execution(input="{}", **given)
+    (tmp_path / "go").touch()
+    assert ended(client, arn)["status"] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 done = Path(os.environ["DONE"])
 if not done.exists():
     done.touch()
-    time.sleep(20)
+    time.sleep(300)
 
 
 def handler(event, context):
