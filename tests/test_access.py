@@ -48,6 +48,7 @@ def test_the_metadata_service_tells_where_a_cloud_machine_is(elsewhere, monkeypa
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr("magg.access.METADATA", f"127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("magg.access.METADATA_TIMEOUT_S", 120.0)
         assert aws_region() == "us-west-2"
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         assert aws_region() is None

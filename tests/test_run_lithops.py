@@ -31,7 +31,7 @@ def at_home(lithops_home, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def time_limit():
-    with ends_within(240):
+    with ends_within(900):
         yield
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_says_what_runs_and_is_continued(
         [sys.executable, "-c", INTERRUPTED, path, str(store)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert program.returncode == 0, program.stderr
     *_, notice, end = program.stdout.splitlines()
@@ -252,7 +252,7 @@ def test_calls_that_lambda_refuses_are_one_error(aws_config, deploy, lambda_serv
         LithopsExecutor(aws_config) as executor,
         pytest.raises(BackendError, match=r"aws_lambda refuses calls: .*not deployed"),
     ):
-        executor.submit(pow, 2, 5).result(60)
+        executor.submit(pow, 2, 5).result(300)
 
 
 @pytest.mark.slow
@@ -269,5 +269,5 @@ def test_a_worker_on_lambda_that_dies_is_one_error(aws_config, deploy):
     deploy()
     with LithopsExecutor(aws_config) as executor:
         with pytest.raises(WorkerLostError, match="exited with code 13"):
-            executor.submit(calls.die).result(60)
-        assert executor.submit(pow, 2, 5).result(60) == 32
+            executor.submit(calls.die).result(300)
+        assert executor.submit(pow, 2, 5).result(300) == 32

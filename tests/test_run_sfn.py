@@ -150,7 +150,7 @@ def soon():
     """Fail a test that takes longer than any error may."""
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 120.0
 
 
 @pytest.mark.usefixtures("soon", "service")

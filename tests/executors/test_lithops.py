@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from services.lithops_home import ends_within
+from services.lambda_calls import wait_until
+from services.lithops_home import PATIENCE_S, ends_within
 
 from magg.errors import (
     BackendError,
@@ -38,7 +39,7 @@ def at_home(lithops_home, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def time_limit():
-    with ends_within(90):
+    with ends_within(600):
         yield
 
 
@@ -56,20 +57,21 @@ def runtime(tmp_path):
 
 
 def test_calls_submitted_together_are_one_job_and_nothing_is_left_behind(at_home):
-    with LithopsExecutor(LOCALHOST, max_workers=3) as executor:
+    # Whoever waits for a result sends what there is.
+    with LithopsExecutor(LOCALHOST, max_workers=3, window_s=PATIENCE_S) as executor:
         futures = [executor.submit(functools.partial(pow, 2), n) for n in range(3)]
-        assert [future.result(60) for future in futures] == [1, 2, 4]
+        assert [future.result(PATIENCE_S) for future in futures] == [1, 2, 4]
         assert executor.used() == {"lithops_calls": 3, "lithops_jobs": 1}
         # Larger than what lithops takes by default, in both directions, and not of its own making.
         error = executor.submit(calls.identity, (KeyError, bytes(5 * 2**20)))
-        assert error.result(60) == (KeyError, bytes(5 * 2**20))
+        assert error.result(PATIENCE_S) == (KeyError, bytes(5 * 2**20))
     assert at_home.left() == set()
 
 
 @pytest.mark.slow
 def test_somebody_who_waits_waits_for_no_other_call():
-    with LithopsExecutor(LOCALHOST, max_workers=2, window_s=60.0) as executor:
-        assert executor.submit(pow, 2, 5).result(30) == 32
+    with LithopsExecutor(LOCALHOST, max_workers=2, window_s=2 * PATIENCE_S) as executor:
+        assert executor.submit(pow, 2, 5).result(PATIENCE_S) == 32
 
 
 @pytest.mark.slow
@@ -77,28 +79,28 @@ def test_calls_that_fill_a_job_travel_in_several():
     config = {"lithops": {"backend": "localhost", "data_limit": 1}}
     with LithopsExecutor(config, max_workers=4) as executor:
         futures = [executor.submit(len, bytes(500_000)) for _ in range(2)]
-        assert [future.result(60) for future in futures] == [500_000, 500_000]
+        assert [future.result(PATIENCE_S) for future in futures] == [500_000, 500_000]
         assert executor.used() == {"lithops_calls": 2, "lithops_jobs": 2}
         with pytest.raises(PayloadError, match=r"1\.3 MB and lithops takes 1 MB; raise `data_lim"):
-            executor.submit(len, bytes(1_000_000)).result(60)
+            executor.submit(len, bytes(1_000_000)).result(PATIENCE_S)
 
 
 @pytest.mark.slow
 def test_what_waits_for_a_worker_can_be_cancelled():
     with LithopsExecutor(LOCALHOST, max_workers=1) as executor:
         first, second = executor.submit(pow, 2, 5), executor.submit(pow, 2, 6)
-        assert (first.result(60), second.result(60)) == (32, 64)
+        assert (first.result(PATIENCE_S), second.result(PATIENCE_S)) == (32, 64)
         third, fourth = executor.submit(time.sleep, 1), executor.submit(pow, 2, 7)
         assert fourth.cancel()
-        assert third.result(60) is None
+        assert third.result(PATIENCE_S) is None
 
 
 def test_a_worker_that_dies_is_an_error():
     with LithopsExecutor(LOCALHOST, max_workers=2) as executor:
         dead, alive = executor.submit(calls.die), executor.submit(pow, 2, 5)
         with pytest.raises(WorkerLostError, match=r"localhost died.*exited with code 13"):
-            dead.result(60)
-        assert alive.result(60) == 32
+            dead.result(PATIENCE_S)
+        assert alive.result(PATIENCE_S) == 32
 
 
 @pytest.mark.slow
@@ -107,7 +109,7 @@ def test_a_call_that_takes_too_long_is_ended():
     with LithopsExecutor(config, max_workers=1) as executor:
         assert executor.longest_call_s == 2.0
         with pytest.raises(WorkerTimeoutError, match="time limit"):
-            executor.submit(time.sleep, 300).result(60)
+            executor.submit(time.sleep, 600).result(PATIENCE_S)
 
 
 def test_a_worker_that_never_begins_is_an_error_and_not_a_wait_for_ever(runtime, at_home):
@@ -115,7 +117,7 @@ def test_a_worker_that_never_begins_is_an_error_and_not_a_wait_for_ever(runtime,
     with LithopsExecutor(LOCALHOST, start_timeout_s=2.0, runtime=dead) as executor:
         assert executor.preflight() == []
         with pytest.raises(WorkerLostError, match="no worker on localhost began the call"):
-            executor.submit(pow, 2, 5).result(60)
+            executor.submit(pow, 2, 5).result(PATIENCE_S)
     assert at_home.left() == set()
 
 
@@ -128,7 +130,7 @@ def test_a_runtime_without_magg_is_an_error_that_says_what_to_build(runtime, tmp
         LithopsExecutor(LOCALHOST, runtime=without) as executor,
         pytest.raises(BackendError, match=r"cannot run magg.*no magg here.*with magg installed"),
     ):
-        executor.submit(pow, 2, 5).result(60)
+        executor.submit(pow, 2, 5).result(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_a_runtime_that_cannot_be_asked_is_refused(runtime):
         with pytest.raises(BackendError, match="cannot tell of its runtime"):
             executor.preflight()
         with pytest.raises(BackendError, match="cannot start a job on localhost"):
-            executor.submit(pow, 2, 5).result(60)
+            executor.submit(pow, 2, 5).result(PATIENCE_S)
 
 
 AWS = {
@@ -225,7 +227,7 @@ import os, sys, time
 from magg.executors import LithopsExecutor
 
 executor = LithopsExecutor({"lithops": {"backend": "localhost"}}, max_workers=2)
-futures = [executor.submit(time.sleep, 300) for _ in range(6)]
+futures = [executor.submit(time.sleep, 600) for _ in range(6)]
 while not any(call.has_started for call in executor._batches._under_way):
     time.sleep(0.05)
 try:
@@ -237,6 +239,10 @@ except KeyboardInterrupt:
 """
 
 
+def processes():
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
 def test_an_interrupt_gives_control_back_and_leaves_no_process(at_home):
     program = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True
@@ -244,10 +250,9 @@ def test_an_interrupt_gives_control_back_and_leaves_no_process(at_home):
     try:
         assert program.stdout.readline() == "running\n"
         program.send_signal(signal.SIGINT)
-        told, _ = program.communicate(timeout=30)
+        told, _ = program.communicate(timeout=PATIENCE_S / 2)
     finally:
         program.kill()
     assert (told, program.returncode) == ("4 cancelled\n", 0)
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert str(at_home.temporary) not in listed.stdout
+    wait_until(lambda: str(at_home.temporary) not in processes())
     assert at_home.left() == set()

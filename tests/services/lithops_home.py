@@ -38,6 +38,10 @@ class LithopsHome:
         return {name for name in left if not name.startswith("storage/lithops.runtimes/")}
 
 
+# Against hangs: lithops starts a process for every call.
+PATIENCE_S = 300.0
+
+
 @contextmanager
 def ends_within(seconds: int) -> Iterator[None]:
     """End a test that hangs."""
@@ -75,6 +79,7 @@ def lithops_home(_lithops_folders, monkeypatch):
         monkeypatch.setenv(name, value)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("magg.executors.lithops.LOCAL_START_TIMEOUT_S", PATIENCE_S)
     # lithops changes how this process pickles exceptions, which other tests must not notice.
     copyreg.dispatch_table.update(_lithops_folders.pickling)
     yield _lithops_folders
