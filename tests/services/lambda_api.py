@@ -206,7 +206,7 @@ class LambdaService:
 
     def _invoke_later(self, function: Function, invocation: Invocation) -> None:
         attempt = 0
-        while not self.stopping.is_set() and attempt < ASYNCHRONOUS_ATTEMPTS:
+        while not self._is_over(function) and attempt < ASYNCHRONOUS_ATTEMPTS:
             try:
                 attempt += 1
                 if not function.invoke(invocation).answer.error:
@@ -215,6 +215,9 @@ class LambdaService:
                 attempt -= 1  # events wait where calls are throttled
             self.stopping.wait(self.asynchronous_retry_seconds)
         self._asynchronous.discard(threading.current_thread())
+
+    def _is_over(self, function: Function) -> bool:
+        return self.stopping.is_set() or function.removed
 
     def _lambda_variables(self, settings: Settings) -> dict[str, str]:
         version = re.search(r"3\.\d+", Path(settings.python).resolve().name)

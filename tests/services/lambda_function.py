@@ -189,6 +189,12 @@ class Function:
             },
         }
 
+    @property
+    def removed(self) -> bool:
+        """Whether it takes no more calls, because the service has removed it."""
+        with self._lock:
+            return self._removed
+
     def idle(self) -> list[Worker]:
         """Return its workers that wait for a call, also those that died meanwhile."""
         with self._lock:

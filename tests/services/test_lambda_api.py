@@ -259,8 +259,9 @@ def test_a_fault_that_makes_no_sense_is_refused(arguments, words):
 # The service as a whole
 
 
-def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
+def test_many_connections_at_once_are_served_without_a_stall(service, deploy):
     function = deploy(concurrency=64, burst=4, rate=0.0)
+    client = client_of(service)  # closed below: as many threads serve its connections
     function.inject(Fault("latency", seconds=3.0, times=64))
 
     def call(_):
@@ -273,6 +274,7 @@ def test_many_connections_at_once_are_served_without_a_stall(client, deploy):
     with ThreadPoolExecutor(64) as pool:
         got = list(pool.map(call, range(64)))
     assert time.perf_counter() - began < 64 * 3.0 / 4
+    client.close()
     assert len(got) - got.count(None) == len(function.calls) == 64 - function.throttled
     assert function.struck["latency"] == 64
 
@@ -292,6 +294,17 @@ def test_a_connection_serves_many_calls_quickly(client, deploy):
     # Nagle's algorithm with delayed acknowledgements would cost 40 ms a call at either API, every
     # time; a busy machine does not always.
     wait_until(is_quick)
+
+
+def test_an_event_is_given_up_when_its_function_is_removed(service, client, deploy):
+    function = deploy(concurrency=0)
+    before = threading.enumerate()
+    client.invoke(FunctionName=function.name, InvocationType="Event")
+    waiting = [thread for thread in threads_since(before) if thread.name == "lambda-event"]
+    assert len(waiting) == 1
+    service.remove(function.name)
+    wait_until(lambda: not waiting[0].is_alive())
+    assert function.calls == []
 
 
 def test_the_environment_leads_plain_clients_to_the_service(service, deploy, monkeypatch):
