@@ -6,9 +6,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from magg import Catalog, load_config
 from magg.testing import simulate_region
+
+# A busy machine may take long for anything.
+settings.register_profile("magg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("magg")
 
 pytest_plugins = [
     "services.s3",

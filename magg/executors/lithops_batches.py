@@ -252,6 +252,7 @@ class Batches:
                     break
             self._look()
             time.sleep(TICK_S)
+        self.join()  # lithops may be sending a call that was given up: it is to be cleaned too
         self._close()
 
     def _look(self) -> None:

@@ -121,6 +121,21 @@ def test_a_worker_that_never_begins_is_an_error_and_not_a_wait_for_ever(runtime,
     assert at_home.left() == set()
 
 
+def test_a_call_that_is_given_up_while_lithops_sends_it_leaves_nothing(at_home, monkeypatch):
+    send, futures = lithops_jobs.LithopsJobs.send, []
+
+    def late(*arguments):
+        wait_until(lambda: futures and futures[0].done())
+        return send(*arguments)
+
+    monkeypatch.setattr(lithops_jobs.LithopsJobs, "send", late)
+    with LithopsExecutor(LOCALHOST, start_timeout_s=0.5) as executor:
+        futures.append(executor.submit(pow, 2, 5))
+        with pytest.raises(WorkerLostError, match="no worker on localhost began the call"):
+            futures[0].result(PATIENCE_S)
+    assert at_home.left() == set()
+
+
 @pytest.mark.slow
 def test_a_runtime_without_magg_is_an_error_that_says_what_to_build(runtime, tmp_path):
     (tmp_path / "magg").mkdir()
