@@ -73,7 +73,9 @@ class Quantile:
         position = (sizes - 1) * self.q
         fraction = position - position.astype(np.intp)
         step = above - below
-        return np.where(fraction < 0.5, below + step * fraction, above - step * (1 - fraction))
+        near_below, near_above = below + step * fraction, above - step * (1 - fraction)
+        result: Array = np.where(fraction < 0.5, near_below, near_above)
+        return result
 
 
 def sort_segments(values: Array, starts: Indices, counts: Indices) -> None:
