@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 
 from magg.statistics.segments import Array, OrderStatistic
 
-CENTROIDS = 1024
+CENTROIDS = 1536
 # Most of all observations that centroids of several values may stand for: two neighbours stand for
 # more than that together, so that there are never more than twice as many, and one or two ends.
 _LIMIT = 2 / (CENTROIDS - 4)
+
+# Values that a digest is made from, where there are more, by the root of the number of runs: with
+# this many they are off by 0.024 % of the ranks (one standard deviation).
+_SHARES = 1200
 
 Floats = NDArray[np.float64]
 
@@ -54,6 +58,43 @@ def digest(values: Array, weights: Array | None = None) -> Floats:
         result[: values.size, 0] = values
         result[: values.size, 1] = weights
     return result
+
+
+def digest_of_runs(values: Array, starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+    """Return the digest of sorted runs of values, of each of which it takes a share.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    starts, sizes : ndarray of int, shape (r,)
+        Where the runs start, and how many values they have; none of these is NaN.
+
+    Returns
+    -------
+    ndarray of float64, shape (CENTROIDS, 2)
+    """
+    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
+    if not sizes.size:
+        return digest(values[:0])
+    step = max(1, int(sizes.sum() / (_SHARES * sizes.size**0.5)))
+    # The first piece of each run is of another length, so that runs that are alike do not err
+    # alike: fractions of multiples of the golden ratio are spread evenly.
+    phases = (np.arange(sizes.size) * 0.6180339887498949 % 1 * step).astype(np.intp) + 1
+    pieces = 1 - (phases - sizes) // step
+    pieces = np.maximum(pieces, 1)
+    ends = np.cumsum(pieces)
+    piece = np.arange(int(ends[-1])) - np.repeat(ends - pieces, pieces)
+    stop = np.repeat(phases, pieces) + piece * step
+    begin, end = np.maximum(stop - step, 0), np.minimum(stop, np.repeat(sizes, pieces))
+    # Of two values in the middle of a piece, the lower one and the upper one in turn.
+    middle = (begin + end - 1 + piece % 2) // 2
+    points, weights = values.take(np.repeat(starts, pieces) + middle), end - begin
+    # The extremes stand for themselves.
+    weights[points.argmin()] -= 1
+    weights[points.argmax()] -= 1
+    extremes = values.take(starts).min(), values.take(starts + sizes - 1).max()
+    points, weights = np.append(points, extremes), np.append(weights, (1, 1))
+    return digest(points[weights > 0], weights[weights > 0])
 
 
 def merge(digests: Floats, starts: NDArray[np.intp]) -> Floats:
@@ -132,5 +173,9 @@ def _joined(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
         start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
     firsts = np.array([*starts, last])
     joined = np.add.reduceat(weights, firsts)
-    middles = np.searchsorted(sums, sums[firsts] - weights[firsts] + joined / 2)
-    return values[middles], joined
+    middle = sums[firsts] - weights[firsts] + joined / 2
+    # Of two observations in the middle the lower one and the upper one in turn, so that values do
+    # not drift when digests are merged many times.
+    middles = np.searchsorted(sums, middle, side="left")
+    middles[1::2] = np.searchsorted(sums, middle[1::2], side="right")
+    return values[np.minimum(middles, last)], joined
