@@ -54,3 +54,11 @@ def first_of_each(values: Indices) -> Indices:
     """Return where runs of equal values start."""
     changes: Indices = np.flatnonzero(values[1:] != values[:-1]) + 1
     return np.concatenate(([0], changes)) if values.size else changes
+
+
+def lengths_of(starts: Indices, size: int) -> Indices:
+    """Return the lengths of runs that start there, the last of which ends at the size."""
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1:] = size - starts[-1:]
+    return lengths

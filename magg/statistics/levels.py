@@ -26,7 +26,7 @@ from magg.statistics.merging import (
 from magg.statistics.ordering import blocks
 from magg.statistics.rows import RowsOfLevels
 from magg.statistics.segments import Array, Block, Node, Program
-from magg.statistics.selection import Selection
+from magg.statistics.selection import Ordered
 from magg.statistics.states import Kept
 
 
@@ -159,27 +159,23 @@ class _Work:
         if not self._child.size:
             return {}, {}
         values = self._merged(finest, cells)
-        found: Values = {}
+        digested: Values = {}
         for key, statistics in self._orders.items():
             if runs is None:
                 runs = self._sorted_rows(statistics[0].inputs[0])
-            selection = Selection(runs, cells[0], len(statistics))
-            runs = None
-            by_level = []
-            for level in cells[1:]:
-                selection.coarsen(level)
-                orders = [node.order for node in statistics if node.order is not None]
-                by_level.append(selection.order_statistics(orders, level.counts))
+            rows, runs = Ordered(runs, cells), None
             if len(cells) > 1:
-                for node, arrays in zip(statistics, zip(*by_level, strict=True), strict=True):
-                    values[node.key] = np.concatenate(arrays)
+                orders = [node.order for node in statistics if node.order is not None]
+                found = rows.order_statistics(orders)
+                values.update(zip([node.key for node in statistics], found, strict=True))
             if digests:
-                found[key] = selection.digests()
+                digested[key] = rows.digests()
+            del rows
         if len(cells) > 1:
             known = [*self._states, *(node for nodes in self._orders.values() for node in nodes)]
             RowsOfLevels(self._child, self._columns, cells).complete(self._roots, known, values)
             evaluate(self._roots, values)
-        return values, found
+        return values, digested
 
     def _merged(self, finest: Values, cells: Sequence[Cells]) -> Values:
         by_level = [finest]
@@ -211,22 +207,25 @@ def _results(
     values: Values,
 ) -> list[Level]:
     # Of several orders, the finest of which has so many cells.
-    sizes = [children >> 2 * order for order in range(len(levels))]
+    ends = np.cumsum([level.cells.size for level in levels], dtype=np.intp).tolist()
+    slices = [slice(end - level.cells.size, end) for end, level in zip(ends, levels, strict=True)]
     results = [Level({}) for _ in levels]
-    states = {} if kept is None else kept.arrays(values, kept.states)
-    for result, size in zip(results, sizes, strict=True):
-        for name, compiled in statistics.items():
-            result.values[name] = empty_output(compiled, size)
-        for spec in [] if kept is None else kept.specs():
-            if not spec.is_digest:
-                result.state[spec.name] = spec.empty(size)
-    if values:
-        ends = np.cumsum([level.cells.size for level in levels])[:-1]
-        for name, compiled in statistics.items():
-            parts = np.split(cast(compiled, values[compiled.node.key]), ends)
-            for result, level, part in zip(results, levels, parts, strict=True):
-                result.values[name][level.cells] = part
-        for name, array in states.items():
-            for result, level, part in zip(results, levels, np.split(array, ends), strict=True):
-                result.state[name][level.cells] = part
+    for name, compiled in statistics.items():
+        found = cast(compiled, values[compiled.node.key]) if values else None
+        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
+            output = empty_output(compiled, children >> 2 * order)
+            if found is not None:
+                output[level.cells] = found[these]
+            results[order].values[name] = output
+    if kept is None:
+        return results
+    states = kept.arrays(values, kept.states) if values else {}
+    for spec in kept.specs():
+        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
+            if spec.is_digest:
+                continue
+            output = spec.empty(children >> 2 * order)
+            if states:
+                output[level.cells] = states[spec.name][these]
+            results[order].state[spec.name] = output
     return results

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from magg.statistics.cells import lengths_of
 from magg.statistics.declare import Compiled
 from magg.statistics.expressions import reduce_rows
 from magg.statistics.segments import Array, Block, Kind, Node, column
@@ -124,7 +125,7 @@ def merge(states: Iterable[Node], values: Mapping[str, Array], starts: NDArray[n
             if state.fold.centre is not None:
                 evaluate(state.fold.centre, merged)
                 number, mean = (node.key for node in state.fold.centre)
-                lengths = np.diff(starts, append=size)
+                lengths = lengths_of(starts, size)
                 away = values[mean] - np.repeat(merged[mean], lengths)
                 # A part without a value has no mean.
                 parts = parts + np.where(values[number] > 0, values[number] * away**2, 0.0)

@@ -1,4 +1,4 @@
-"""Values of given ranks among the rows of coarse cells, from the sorted rows of finer ones.
+"""Order statistics of coarse cells, from the sorted rows of finer ones.
 
 Sorting the rows of every coarse cell anew would cost several times what is done for the child
 cells. But once the rows of finer cells are sorted (*runs*), every s-th value of each run, taken
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from magg.statistics.cells import Cells, Indices
+from magg.statistics.cells import Cells, Indices, lengths_of
 from magg.statistics.digests import digest_of_runs
 from magg.statistics.order import missing_values, sort_keys, sort_segments
 from magg.statistics.segments import Array, OrderStatistic
@@ -22,64 +22,48 @@ from magg.statistics.segments import Array, OrderStatistic
 # Mean number of rows of a cell up to which sorting all of them costs less than selecting.
 SORTED_ROWS = 1200
 
+Floats = NDArray[np.float64]
 
-class Selection:
-    """Ranks among the rows of the cells of one order after the other, from fine to coarse.
+
+class Ordered:
+    """The rows of a parent cell in the order of their values, of ever coarser cells.
 
     Parameters
     ----------
     values : ndarray, shape (n,)
         All rows, those of each child cell sorted, NaN last; is sorted further in place.
-    children : Cells
-        The child cells.
-    targets : int
-        How many ranks of each cell are asked for.
+    levels : sequence of Cells
+        The child order and the coarse ones, the finest first.
     """
 
-    def __init__(self, values: Array, children: Cells, targets: int) -> None:
+    def __init__(self, values: Array, levels: Sequence[Cells]) -> None:
         self._values = values
-        self._targets = targets
-        self._samples: _Samples | None = None
-        self._first_runs: Indices
-        self._take_runs(children)
+        self._levels = levels
+        self._runs = levels[0]
+        missing = missing_values(values, self._runs.first_rows, self._runs.counts)
+        # How many values of each cell are not NaN, for every order.
+        self._known = [self._runs.counts - missing]
+        for level in levels[1:]:
+            self._known.append(np.add.reduceat(self._known[-1], level.starts))
+        self._sorted = 0  # up to which level each cell is one run
 
-    def coarsen(self, level: Cells) -> None:
-        """Go on to the cells of the next coarser order."""
-        if self._samples is None and self._values.size <= SORTED_ROWS * level.cells.size:
-            sort_segments(self._values, level.first_rows, level.counts)
-            self._take_runs(level)
-            return
-        if self._samples is None:
-            self._samples = _Samples(self._values, self._starts, self._sizes, self._targets)
-        self._first_runs = self._first_runs[level.starts]
-        self._samples.coarsen(level.starts)
-
-    def _take_runs(self, level: Cells) -> None:
-        # Where the runs start, how many of their values are not NaN, and the first of each cell.
-        self._starts = level.first_rows
-        self._sizes = level.counts - missing_values(self._values, self._starts, level.counts)
-        self._first_runs = np.arange(self._starts.size)
-
-    def known_sizes(self) -> Indices:
-        """Return how many values of each cell are not NaN, shape (m,)."""
-        return np.add.reduceat(self._sizes, self._first_runs)
-
-    def order_statistics(
-        self, orders: Sequence[OrderStatistic], counts: Indices
-    ) -> list[NDArray[np.float64]]:
-        """Return order statistics of all cells.
+    def order_statistics(self, orders: Sequence[OrderStatistic]) -> list[Floats]:
+        """Return order statistics of all coarse cells, one order after the other.
 
         Parameters
         ----------
         orders : sequence of OrderStatistic
-        counts : ndarray of int, shape (m,)
-            Number of rows of each cell, NaN included.
+
+        Returns
+        -------
+        list of ndarray, shape (m,)
         """
-        known = self.known_sizes()
+        counts = np.concatenate([level.counts for level in self._levels[1:]])
+        known = np.concatenate(self._known[1:])
         sizes = [counts if order.complete else np.maximum(known, 1) for order in orders]
         ranks = [order.ranks(size) for order, size in zip(orders, sizes, strict=True)]
         places = {lower.tobytes(): lower for lower, _ in ranks}  # those that differ
-        below, above = self.at(np.stack(list(places.values())))
+        below, above = self._at(np.stack(list(places.values())), known)
         rows = {key: row for row, key in enumerate(places)}
         results = []
         for order, size, (lower, upper) in zip(orders, sizes, ranks, strict=True):
@@ -92,90 +76,130 @@ class Selection:
             results.append(result)
         return results
 
-    def digests(self) -> NDArray[np.float64]:
-        """Return the digest of each cell, shape (m, k, 2)."""
-        stops = np.append(self._first_runs[1:], self._starts.size)
-        runs = [slice(*ends) for ends in zip(self._first_runs, stops, strict=True)]
-        digests = [
-            digest_of_runs(self._values, self._starts[run], self._sizes[run]) for run in runs
-        ]
-        return np.stack(digests)
+    def digests(self) -> Floats:
+        """Return the digests of the cells of the coarsest order, shape (m, k, 2)."""
+        runs = self._levels[self._sorted]
+        first = np.searchsorted(runs.first_children, self._levels[-1].first_children)
+        stops = np.append(first[1:], runs.cells.size)
+        starts, sizes = runs.first_rows, self._known[self._sorted]
+        cells = [slice(*ends) for ends in zip(first, stops, strict=True)]
+        return np.stack([digest_of_runs(self._values, starts[c], sizes[c]) for c in cells])
 
-    def at(self, ranks: Indices) -> tuple[Array, Array]:
-        """Return the values of ranks, and of the ranks above them.
-
-        Parameters
-        ----------
-        ranks : ndarray of int, shape (t, m)
-            From 0, for each cell. Where no value of a cell has the rank, what is returned means
-            nothing; above the highest comes the highest.
-
-        Returns
-        -------
-        tuple of ndarray, shape (t, m)
-        """
-        last = np.maximum(self.known_sizes() - 1, 0)
+    def _at(self, ranks: Indices, known: Indices) -> tuple[Array, Array]:
+        # The values of ranks, shape (t, m), and of the ranks above them; above the highest comes
+        # the highest, and where no value has the rank they mean nothing.
+        last = np.maximum(known - 1, 0)
         lower = np.minimum(ranks, last)
         upper = np.minimum(lower + 1, last)
-        if self._samples is None:
-            first = self._starts[self._first_runs]
-            return self._values.take(first + lower), self._values.take(first + upper)
-        low, high = self._samples.around(lower, upper)
-        return self._between(lower, upper, low, high)
+        below, above = (np.empty(ranks.shape, dtype=self._values.dtype) for _ in range(2))
+        done = 0
+        for index, level in enumerate(self._levels[1:], 1):
+            if self._values.size > SORTED_ROWS * level.cells.size:
+                break
+            first = level.first_rows
+            sort_segments(self._values, first, level.counts)
+            self._sorted = index
+            these = slice(done, done + first.size)
+            below[:, these] = self._values.take(first + lower[:, these])
+            above[:, these] = self._values.take(first + upper[:, these])
+            done += first.size
+        if done < known.size:
+            rest = _Selection(self._values, self._levels[self._sorted :], self._known[self._sorted])
+            below[:, done:], above[:, done:] = rest.at(lower[:, done:], upper[:, done:])
+        return below, above
+
+
+class _Selection:
+    # Selects among sorted runs, the cells of the first level, for all coarser levels at once.
+
+    def __init__(self, values: Array, levels: Sequence[Cells], sizes: Indices) -> None:
+        self._values = values
+        self._levels = levels[1:]
+        self._starts = levels[0].first_rows
+        self._sizes = sizes
+        # The first run of each cell, where every level has all runs for itself.
+        number = sizes.size
+        firsts = [
+            np.searchsorted(levels[0].first_children, level.first_children) + index * number
+            for index, level in enumerate(self._levels)
+        ]
+        self._first_runs = np.concatenate(firsts)
+        self._runs_of_cells = lengths_of(self._first_runs, number * len(self._levels))
+
+    def at(self, lower: Indices, upper: Indices) -> tuple[Array, Array]:
+        samples = _Samples(self._values, self._starts, self._sizes, len(lower))
+        bounds: list[list[Array]] = [[] for _ in range(4)]
+        done = 0
+        for level in self._levels:
+            samples.coarsen(level.starts)
+            these = slice(done, done + level.cells.size)
+            around = samples.around(lower[:, these], upper[:, these])
+            for whole, part in zip(bounds, around, strict=True):
+                whole.append(part)
+            done = these.stop
+        return self._between(lower, upper, *(np.concatenate(b, axis=1) for b in bounds))
 
     def _between(
-        self, lower: Indices, upper: Indices, low: tuple[Array, Array], high: tuple[Array, Array]
+        self,
+        lower: Indices,
+        upper: Indices,
+        floor: Array,
+        has_floor: NDArray[np.bool_],
+        ceiling: Array,
+        has_ceiling: NDArray[np.bool_],
     ) -> tuple[Array, Array]:
-        """Find what lies strictly between bounds, and the values of ranks among it."""
-        lengths = np.diff(self._first_runs, append=self._starts.size)
-        floor, has_floor = low
-        ceiling, has_ceiling = high
-        begin = self._count(np.repeat(floor, lengths, axis=1), closed=True)
-        begin[~np.repeat(has_floor, lengths, axis=1)] = 0
-        end = self._count(np.repeat(ceiling, lengths, axis=1), closed=False)
-        end = np.where(np.repeat(has_ceiling, lengths, axis=1), end, self._sizes)
+        # Count in each run what is at most the floor, and what is below the ceiling.
+        begin = self._count(self._for_runs(floor), closed=True)
+        begin[~self._for_runs(has_floor)] = 0
+        end = self._count(self._for_runs(ceiling), closed=False)
+        end = np.where(self._for_runs(has_ceiling), end, self._tiled(self._sizes))
         before = np.add.reduceat(begin, self._first_runs, axis=1)
         until = np.add.reduceat(end, self._first_runs, axis=1)
         below = np.where(lower < before, floor, ceiling)
         above = np.where(upper < before, floor, ceiling)
-        # Where both are answered by the bounds, as with many equal values, nothing is looked at.
+        # Where the bounds are the values, as with many equal ones, nothing else is looked at.
         wanted = (upper >= before) & (lower < until)
-        inside = np.where(np.repeat(wanted, lengths, axis=1), np.maximum(end - begin, 0), 0)
-        found, stops = self._gather(begin, inside)
-        sizes = np.add.reduceat(inside, self._first_runs, axis=1).ravel()
-        first = stops - sizes
+        inside = np.where(self._for_runs(wanted), np.maximum(end - begin, 0), 0)
+        found, first, sizes = self._gather(begin, inside)
         sort_segments(found, first, sizes)
         for ranks, result in ((lower, below), (upper, above)):
             at = (wanted & (ranks >= before) & (ranks < until)).ravel()
             result.ravel()[at] = found.take(first[at] + (ranks - before).ravel()[at])
         return below, above
 
-    def _gather(self, begin: Indices, inside: Indices) -> tuple[Array, Indices]:
-        # The values between, one cell after the other, and where each cell's end.
+    def _gather(self, begin: Indices, inside: Indices) -> tuple[Array, Indices, Indices]:
+        # So many values of each run from where they begin; and where those of each cell are.
         sizes = inside.ravel()
         ends = np.cumsum(sizes)
-        places = np.repeat((begin + self._starts).ravel() - (ends - sizes), sizes)
+        places = np.repeat((begin + self._tiled(self._starts)).ravel() - (ends - sizes), sizes)
         places += np.arange(places.size)
         targets, runs = inside.shape
-        last_runs = np.append(self._first_runs[1:], runs) - 1
-        of_cells = (np.arange(targets)[:, None] * runs + last_runs).ravel()
-        return self._values.take(places), ends[of_cells]
+        first_runs = (np.arange(targets)[:, None] * runs + self._first_runs).ravel()
+        of_cells = np.add.reduceat(sizes, first_runs)
+        return self._values.take(places), np.cumsum(of_cells) - of_cells, of_cells
 
     def _count(self, bounds: Array, *, closed: bool) -> Indices:
         # How many values of each run are below bounds, or equal too if closed: a binary search in
         # all runs at once, with steps of powers of two.
         compare = np.less_equal if closed else np.less
         found = np.zeros(bounds.shape, dtype=np.intp)
-        before = self._starts - 1
-        step = 1 << int(self._sizes.max()).bit_length() >> 1
+        sizes, before = self._tiled(self._sizes), self._tiled(self._starts) - 1
+        step = 1 << int(sizes.max()).bit_length() >> 1
         while step:
             further = found + step
-            inside = further <= self._sizes
-            values = self._values.take(before + np.where(inside, further, 1), mode="clip")
-            inside &= compare(values, bounds)
+            inside = further <= sizes
+            further *= inside
+            further += before
+            inside &= compare(self._values.take(further, mode="clip"), bounds)
             found += step * inside
             step >>= 1
         return found
+
+    def _tiled(self, of_runs: Indices) -> Indices:
+        return np.tile(of_runs, len(self._levels))
+
+    def _for_runs(self, of_cells: NDArray[np.generic]) -> Array:
+        return np.repeat(of_cells, self._runs_of_cells, axis=1)
 
 
 class _Samples:
@@ -184,7 +208,7 @@ class _Samples:
 
     def __init__(self, values: Array, starts: Indices, sizes: Indices, targets: int) -> None:
         # With this the samples of a level cost about as much as what lies between them.
-        step = max(1, round((sizes.sum() / (3 * targets * sizes.size)) ** 0.5))
+        step = max(1, round((sizes.sum() / (2 * targets * sizes.size)) ** 0.5))
         counts = sizes // step
         ends = np.cumsum(counts)
         places = np.arange(int(ends[-1]))
@@ -193,30 +217,30 @@ class _Samples:
         places += np.repeat(starts + step - 1, counts)
         self._step = step
         self._values = values.take(places)
+        self._keys = sort_keys(self._values)
         self._counts = counts
         self._unsure = np.minimum(sizes, step - 1)
 
     def coarsen(self, starts: Indices) -> None:
+        """Merge the samples of cells to those of coarser cells."""
         self._counts = np.add.reduceat(self._counts, starts)
         self._unsure = np.add.reduceat(self._unsure, starts)
-        if self._values.size:
-            keys = sort_keys(self._values)
-            ends = np.cumsum(self._counts)
-            for end, count in zip(ends.tolist(), self._counts.tolist(), strict=True):
-                # Stable, because that kind merges what is sorted already.
-                keys[end - count : end].sort(kind="stable")
+        ends = np.cumsum(self._counts)
+        for start, end in zip((ends - self._counts).tolist(), ends.tolist(), strict=True):
+            # Stable, because that kind merges what is sorted already.
+            self._keys[start:end].sort(kind="stable")
 
     def around(
         self, lower: Indices, upper: Indices
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Return the highest bound below and the lowest above, and whether there are such."""
+    ) -> tuple[Array, NDArray[np.bool_], Array, NDArray[np.bool_]]:
+        """Return the highest bound below and the lowest above, each with whether there is one."""
         floor = (lower - self._unsure) // self._step
         ceiling = upper // self._step
-        return self._at(np.minimum(floor, self._counts - 1)), self._at(ceiling)
+        return *self._at(np.minimum(floor, self._counts - 1)), *self._at(ceiling)
 
-    def _at(self, places: Indices) -> tuple[Array, Array]:
+    def _at(self, places: Indices) -> tuple[Array, NDArray[np.bool_]]:
         there = (places >= 0) & (places < self._counts)
-        first = np.cumsum(self._counts) - self._counts
         if not self._values.size:
             return np.zeros(places.shape, dtype=self._values.dtype), there
-        return self._values.take(np.where(there, first + places, 0)), there
+        first = np.cumsum(self._counts) - self._counts
+        return self._values.take((first + places) * there), there

@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magg.errors import StatisticError
 from magg.statistics import (
     Statistic,
-    aggregate,
     aggregate_levels,
     compile_statistic,
-    register_statistic,
-    unregister_statistic,
 )
 from magg.statistics.reductions import REDUCTIONS
 
