@@ -22,10 +22,6 @@ CENTROIDS = 1536
 # more than that together, so that there are never more than twice as many, and one or two ends.
 _LIMIT = 2 / (CENTROIDS - 4)
 
-# Values that a digest is made from, where there are more, by the root of the number of runs: with
-# this many they are off by 0.024 % of the ranks (one standard deviation).
-_SHARES = 1200
-
 Floats = NDArray[np.float64]
 
 
@@ -34,67 +30,32 @@ def empty(cells: int) -> Floats:
     return np.zeros((cells, CENTROIDS, 2))
 
 
-def digest(values: Array, weights: Array | None = None) -> Floats:
+def digest_of_sample(points: Array, number: int, ends: Array | None = None) -> Floats:
     """Return the digest of values.
 
     Parameters
     ----------
-    values : ndarray, shape (n,)
-        In any order, without NaN.
-    weights : ndarray, shape (n,), optional
-        How many observations each stands for, at least 1; 1 by default.
+    points : ndarray, shape (s,)
+        All values or a regular sample of them, ascending, without NaN.
+    number : int
+        How many values there are.
+    ends : ndarray, optional
+        Values with the lowest and the highest of all among them; needed for a sample.
 
     Returns
     -------
     ndarray of float64, shape (CENTROIDS, 2)
         Values and weights.
     """
-    result = np.zeros((CENTROIDS, 2))
-    if values.size:
-        order = np.argsort(values, kind="stable")
-        values = values[order].astype(np.float64)
-        weights = np.ones(order.size) if weights is None else weights[order].astype(np.float64)
-        values, weights = _joined(*_distinct(values, weights))
-        result[: values.size, 0] = values
-        result[: values.size, 1] = weights
-    return result
-
-
-def digest_of_runs(values: Array, starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
-    """Return the digest of sorted runs of values, of each of which it takes a share.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n,)
-    starts, sizes : ndarray of int, shape (r,)
-        Where the runs start, and how many values they have; none of these is NaN.
-
-    Returns
-    -------
-    ndarray of float64, shape (CENTROIDS, 2)
-    """
-    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
-    if not sizes.size:
-        return digest(values[:0])
-    step = max(1, int(sizes.sum() / (_SHARES * sizes.size**0.5)))
-    # The first piece of each run is of another length, so that runs that are alike do not err
-    # alike: fractions of multiples of the golden ratio are spread evenly.
-    phases = (np.arange(sizes.size) * 0.6180339887498949 % 1 * step).astype(np.intp) + 1
-    pieces = 1 - (phases - sizes) // step
-    pieces = np.maximum(pieces, 1)
-    ends = np.cumsum(pieces)
-    piece = np.arange(int(ends[-1])) - np.repeat(ends - pieces, pieces)
-    stop = np.repeat(phases, pieces) + piece * step
-    begin, end = np.maximum(stop - step, 0), np.minimum(stop, np.repeat(sizes, pieces))
-    # Of two values in the middle of a piece, the lower one and the upper one in turn.
-    middle = (begin + end - 1 + piece % 2) // 2
-    points, weights = values.take(np.repeat(starts, pieces) + middle), end - begin
-    # The extremes stand for themselves.
-    weights[points.argmin()] -= 1
-    weights[points.argmax()] -= 1
-    extremes = values.take(starts).min(), values.take(starts + sizes - 1).max()
-    points, weights = np.append(points, extremes), np.append(weights, (1, 1))
-    return digest(points[weights > 0], weights[weights > 0])
+    values = points.astype(np.float64)
+    weights = np.ones(values.size)
+    if values.size < number and ends is not None:
+        # The extremes stand for themselves.
+        shares = np.arange(values.size + 1) * (number - 2) // max(values.size, 1)
+        values = np.concatenate(([ends.min()], values, [ends.max()]))
+        weights = np.concatenate(([1], np.diff(shares), [1]))
+        values, weights = values[weights > 0], weights[weights > 0]
+    return _digest(values, weights)
 
 
 def merge(digests: Floats, starts: NDArray[np.intp]) -> Floats:
@@ -111,7 +72,8 @@ def merge(digests: Floats, starts: NDArray[np.intp]) -> Floats:
     for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         parts = digests[start:stop].reshape(-1, 2)
         parts = parts[parts[:, 1] > 0]
-        merged[index] = digest(parts[:, 0], parts[:, 1])
+        parts = parts[np.argsort(parts[:, 0], kind="stable")]
+        merged[index] = _digest(parts[:, 0], parts[:, 1])
     return merged
 
 
@@ -153,6 +115,16 @@ def at_ranks(digest: Floats, ranks: Floats) -> Floats:
     places = np.stack([np.where(heavy, first, middle), np.where(heavy, last, middle)], axis=1)
     with np.errstate(invalid="ignore"):
         return np.interp(ranks, places.ravel(), np.repeat(values, 2))
+
+
+def _digest(values: Floats, weights: Floats) -> Floats:
+    # Of values in ascending order.
+    result = np.zeros((CENTROIDS, 2))
+    if values.size:
+        values, weights = _joined(*_distinct(values, weights))
+        result[: values.size, 0] = values
+        result[: values.size, 1] = weights
+    return result
 
 
 def _distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:

@@ -156,14 +156,14 @@ class _Work:
         self, finest: Values, runs: Array | None, cells: Sequence[Cells], *, digests: bool
     ) -> tuple[Values, Values]:
         """Return values of the coarse cells, one order after the other; and digests by key."""
-        if not self._child.size:
+        if not self._child.size or not (digests or len(cells) > 1):
             return {}, {}
         values = self._merged(finest, cells)
         digested: Values = {}
         for key, statistics in self._orders.items():
             if runs is None:
                 runs = self._sorted_rows(statistics[0].inputs[0])
-            rows, runs = Ordered(runs, cells), None
+            rows, runs = Ordered(runs, cells, digests=digests), None
             if len(cells) > 1:
                 orders = [node.order for node in statistics if node.order is not None]
                 found = rows.order_statistics(orders)

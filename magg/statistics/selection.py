@@ -4,7 +4,7 @@ Sorting the rows of every coarse cell anew would cost several times what is done
 cells. But once the rows of finer cells are sorted (*runs*), every s-th value of each run, taken
 together and sorted, tells between which two of these samples a value of a given rank must lie
 (selection by regular sampling). Only what lies strictly between them is looked at, a few values of
-each run. The samples of a coarser cell are those of its parts, merged.
+each run. The samples of a coarser cell are those of its parts, merged; digests are made of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.statistics.cells import Cells, Indices, lengths_of
-from magg.statistics.digests import digest_of_runs
+from magg.statistics.digests import digest_of_sample
 from magg.statistics.order import missing_values, sort_keys, sort_segments
 from magg.statistics.segments import Array, OrderStatistic
 
@@ -34,18 +34,21 @@ class Ordered:
         All rows, those of each child cell sorted, NaN last; is sorted further in place.
     levels : sequence of Cells
         The child order and the coarse ones, the finest first.
+    digests : bool
+        Whether digests will be asked for.
     """
 
-    def __init__(self, values: Array, levels: Sequence[Cells]) -> None:
+    def __init__(self, values: Array, levels: Sequence[Cells], *, digests: bool) -> None:
         self._values = values
+        self._for_digests = digests
         self._levels = levels
-        self._runs = levels[0]
-        missing = missing_values(values, self._runs.first_rows, self._runs.counts)
+        missing = missing_values(values, levels[0].first_rows, levels[0].counts)
         # How many values of each cell are not NaN, for every order.
-        self._known = [self._runs.counts - missing]
+        self._known = [levels[0].counts - missing]
         for level in levels[1:]:
             self._known.append(np.add.reduceat(self._known[-1], level.starts))
         self._sorted = 0  # up to which level each cell is one run
+        self._samples: _Samples | None = None  # of the coarsest order
 
     def order_statistics(self, orders: Sequence[OrderStatistic]) -> list[Floats]:
         """Return order statistics of all coarse cells, one order after the other.
@@ -77,13 +80,25 @@ class Ordered:
         return results
 
     def digests(self) -> Floats:
-        """Return the digests of the cells of the coarsest order, shape (m, k, 2)."""
-        runs = self._levels[self._sorted]
-        first = np.searchsorted(runs.first_children, self._levels[-1].first_children)
-        stops = np.append(first[1:], runs.cells.size)
-        starts, sizes = runs.first_rows, self._known[self._sorted]
-        cells = [slice(*ends) for ends in zip(first, stops, strict=True)]
-        return np.stack([digest_of_runs(self._values, starts[c], sizes[c]) for c in cells])
+        """Return the digests of the cells of the coarsest order, shape (m, k, 2).
+
+        Of order statistics of coarse cells, these must have been asked for before.
+        """
+        if self._samples is None:
+            rows = zip(self._levels[-1].first_rows, self._known[-1], strict=True)
+            return np.stack([digest_of_sample(self._values[f : f + n], n) for f, n in rows])
+        runs, sizes = self._levels[self._sorted], self._known[self._sorted]
+        firsts = np.searchsorted(runs.first_children, self._levels[-1].first_children)
+        digests = []
+        for points, first, size in zip(
+            self._samples.of_cells(), firsts, lengths_of(firsts, sizes.size), strict=True
+        ):
+            known = sizes[first : first + size]
+            starts = runs.first_rows[first : first + size][known > 0]
+            last = starts + known[known > 0] - 1
+            ends = self._values.take(np.concatenate([starts, last]))
+            digests.append(digest_of_sample(points, int(known.sum()), ends))
+        return np.stack(digests)
 
     def _at(self, ranks: Indices, known: Indices) -> tuple[Array, Array]:
         # The values of ranks, shape (t, m), and of the ranks above them; above the highest comes
@@ -104,7 +119,10 @@ class Ordered:
             above[:, these] = self._values.take(first + upper[:, these])
             done += first.size
         if done < known.size:
-            rest = _Selection(self._values, self._levels[self._sorted :], self._known[self._sorted])
+            runs, sizes = self._levels[self._sorted], self._known[self._sorted]
+            step = _step(self._levels[self._sorted :], sizes, len(ranks), digests=self._for_digests)
+            self._samples = _Samples(self._values, runs.first_rows, sizes, step)
+            rest = _Selection(self._values, self._levels[self._sorted :], sizes, self._samples)
             below[:, done:], above[:, done:] = rest.at(lower[:, done:], upper[:, done:])
         return below, above
 
@@ -112,8 +130,11 @@ class Ordered:
 class _Selection:
     # Selects among sorted runs, the cells of the first level, for all coarser levels at once.
 
-    def __init__(self, values: Array, levels: Sequence[Cells], sizes: Indices) -> None:
+    def __init__(
+        self, values: Array, levels: Sequence[Cells], sizes: Indices, samples: _Samples
+    ) -> None:
         self._values = values
+        self._samples = samples
         self._levels = levels[1:]
         self._starts = levels[0].first_rows
         self._sizes = sizes
@@ -127,13 +148,12 @@ class _Selection:
         self._runs_of_cells = lengths_of(self._first_runs, number * len(self._levels))
 
     def at(self, lower: Indices, upper: Indices) -> tuple[Array, Array]:
-        samples = _Samples(self._values, self._starts, self._sizes, len(lower))
         bounds: list[list[Array]] = [[] for _ in range(4)]
         done = 0
         for level in self._levels:
-            samples.coarsen(level.starts)
+            self._samples.coarsen(level.starts)
             these = slice(done, done + level.cells.size)
-            around = samples.around(lower[:, these], upper[:, these])
+            around = self._samples.around(lower[:, these], upper[:, these])
             for whole, part in zip(bounds, around, strict=True):
                 whole.append(part)
             done = these.stop
@@ -202,29 +222,48 @@ class _Selection:
         return np.repeat(of_cells, self._runs_of_cells, axis=1)
 
 
-class _Samples:
-    # Every s-th value of each run (the last of s), sorted within each cell. If S samples of a cell
-    # are at most v, then at least s * S of its values are, and at most s - 1 more for each run.
+def _step(levels: Sequence[Cells], sizes: Indices, targets: int, *, digests: bool) -> int:
+    # With this the samples of a level cost about as much as what lies between them.
+    step = (sizes.sum() / (2 * targets * sizes.size)) ** 0.5
+    if digests:
+        # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
+        # 0.024 % of the rows.
+        alone = levels[-1].cells.size == 1
+        step = min(step, sizes.sum() / (1200 * sizes.size**0.5)) if alone else 1
+    return max(1, int(step))
 
-    def __init__(self, values: Array, starts: Indices, sizes: Indices, targets: int) -> None:
-        # With this the samples of a level cost about as much as what lies between them.
-        step = max(1, round((sizes.sum() / (2 * targets * sizes.size)) ** 0.5))
-        counts = sizes // step
+
+class _Samples:
+    # Every s-th value of each run, sorted within each cell. The first of a run has a place below s
+    # that differs from run to run, so that runs that are alike are not sampled alike: fractions of
+    # multiples of the golden ratio are spread evenly. If S samples of a run are at most v, then of
+    # its values at least s * (S - 1) + place + 1 are, and at most s * S + place.
+
+    def __init__(self, values: Array, starts: Indices, sizes: Indices, step: int) -> None:
+        firsts = (np.arange(sizes.size) * 0.6180339887498949 % 1 * step).astype(np.intp)
+        counts = np.maximum(sizes - firsts + step - 1, 0) // step
         ends = np.cumsum(counts)
         places = np.arange(int(ends[-1]))
         places -= np.repeat(ends - counts, counts)
         places *= step
-        places += np.repeat(starts + step - 1, counts)
+        places += np.repeat(starts + firsts, counts)
         self._step = step
         self._values = values.take(places)
         self._keys = sort_keys(self._values)
         self._counts = counts
-        self._unsure = np.minimum(sizes, step - 1)
+        # By how many values s * S may be too many, and too few.
+        self._over = (step - 1 - firsts) * (counts > 0)
+        self._under = np.minimum(firsts, sizes)
+
+    def of_cells(self) -> list[Array]:
+        """Return the samples of each cell, sorted."""
+        return np.split(self._values, np.cumsum(self._counts)[:-1])
 
     def coarsen(self, starts: Indices) -> None:
         """Merge the samples of cells to those of coarser cells."""
         self._counts = np.add.reduceat(self._counts, starts)
-        self._unsure = np.add.reduceat(self._unsure, starts)
+        self._over = np.add.reduceat(self._over, starts)
+        self._under = np.add.reduceat(self._under, starts)
         ends = np.cumsum(self._counts)
         for start, end in zip((ends - self._counts).tolist(), ends.tolist(), strict=True):
             # Stable, because that kind merges what is sorted already.
@@ -234,8 +273,8 @@ class _Samples:
         self, lower: Indices, upper: Indices
     ) -> tuple[Array, NDArray[np.bool_], Array, NDArray[np.bool_]]:
         """Return the highest bound below and the lowest above, each with whether there is one."""
-        floor = (lower - self._unsure) // self._step
-        ceiling = upper // self._step
+        floor = (lower - self._under) // self._step
+        ceiling = (upper + self._over) // self._step
         return *self._at(np.minimum(floor, self._counts - 1)), *self._at(ceiling)
 
     def _at(self, places: Indices) -> tuple[Array, NDArray[np.bool_]]:
