@@ -133,17 +133,24 @@ def _distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def _joined(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    # As many neighbours as the limit allows become one centroid, from the lowest on.
+    # As many neighbours as the limit allows become one centroid; the ends stay alone.
     if values.size <= CENTROIDS:
         return values, weights
     sums = np.cumsum(weights)
     last, most = values.size - 1, _LIMIT * float(sums[-1])
-    ends = sums.tolist()
-    starts, start = [0], 1
-    while start < last:
-        starts.append(start)
-        start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
-    firsts = np.array([*starts, last])
+    largest = float(weights[1:-1].max())
+    if largest <= most / 2:
+        # Cut where a share is exceeded, which no value on a cut can make too much.
+        shares = np.arange(weights[0], sums[-2], most - largest)
+        firsts = np.append(np.searchsorted(sums, shares, side="right"), last)
+        firsts = np.concatenate(([0], firsts[np.append(True, firsts[1:] > firsts[:-1])]))
+    else:
+        ends = sums.tolist()
+        starts, start = [0], 1
+        while start < last:
+            starts.append(start)
+            start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
+        firsts = np.array([*starts, last])
     joined = np.add.reduceat(weights, firsts)
     middle = sums[firsts] - weights[firsts] + joined / 2
     # Of two observations in the middle the lower one and the upper one in turn, so that values do
