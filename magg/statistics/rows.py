@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.statistics.cells import Cells, first_of_each
-from magg.statistics.merging import Values, evaluate, is_local
+from magg.statistics.merging import Values, evaluate
 from magg.statistics.order import sort_segments
 from magg.statistics.ordering import Segments, blocks
-from magg.statistics.segments import Array, Block, Kind, Node, Program, reachable
+from magg.statistics.segments import Array, Block, Kind, Node, Program, is_local, reachable
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ EXPRESSIONS = {
     "above": lambda x, w: np.sum(x > np.mean(x)) / len(x),
     "outer": lambda x, w: np.max(np.abs(x - np.median(x)) / np.median(np.abs(x - np.median(x)))),
     "of_products": lambda x, w: np.quantile(x * w, 0.1),
+    "spread": lambda x, w: np.var(np.abs(x - np.median(x))),
     "two_columns": lambda x, w: np.median(w) / np.median(x),
 }
 TEXTS = {
@@ -48,6 +49,7 @@ TEXTS = {
     "above": "np.sum(x > np.mean(x)) / len(x)",
     "outer": "np.max(np.abs(x - np.median(x)) / np.median(np.abs(x - np.median(x))))",
     "of_products": "np.quantile(x * w, 0.1)",
+    "spread": "np.var(np.abs(x - np.median(x)))",
     "two_columns": "np.median(w) / np.median(x)",
 }
 
