@@ -11,11 +11,12 @@ import numpy as np
 from magg.access import Reach, reach_of
 from magg.catalog import Catalog
 from magg.cell import CellTask
-from magg.config import PipelineConfig, grid_of
+from magg.config import PipelineConfig, coarser_orders, grid_of
 from magg.credentials import Access
 from magg.errors import CatalogError, ConfigError
 from magg.grid import Grid, from_decimal
 from magg.store import records, schema, template
+from magg.store.levels import Holdings
 from magg.store.open import normalise, told_of
 
 OnGranuleError = Literal["fail", "skip"]
@@ -79,6 +80,8 @@ class Plan:
             on_granule_error=self.on_granule_error,
             region=self.region,
             access=access,
+            coarser=chunks.has,
+            in_full=chunks.in_full,
         )
 
     def digest(self, cell: str) -> str:
@@ -89,14 +92,14 @@ class Plan:
         """Return the cells that have no record made from the same inputs; costs one listing."""
         if self.overwrite:
             return self.cells  # what the store holds is lost, or was when it was prepared
-        done = records.list_marks(self.store, self.region).done
+        marks = records.list_marks(self.store, self.region)
         accept_partial = self.on_granule_error == "skip"
+        wanted = Holdings(coarser_orders(self.config), self.config.output.state)
         return tuple(
             cell
             for cell in self.cells
-            if not any(
-                mark.satisfies(self.digest(cell), accept_partial=accept_partial)
-                for mark in done.get(cell, ())
+            if not marks.is_done(
+                cell, self.digest(cell), accept_partial=accept_partial, wanted=wanted
             )
         )
 

@@ -12,8 +12,9 @@ import numpy as np
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import to_decimal
 from magg.store import records, schema
+from magg.store.declared import parent_cells
 from magg.store.open import DEFAULT_REGION, local_path, normalise, open_objects, open_store, told_of
-from magg.store.template import parent_cells, provenances
+from magg.store.template import provenances
 
 if TYPE_CHECKING:
     import zarr

@@ -10,6 +10,8 @@ Under ``{store}/.magg/``:
     listing.
 ``writing/{cell}/{inputs}.{token}.json``
     Somebody writes chunks of the cell, and who. Left behind where a worker died at it.
+``coarse/{cell}/...``
+    The values of the cell at coarser orders, in stores that have such; see `magg.store.pieces`.
 ``failed/{cell}.json``
     Why the last attempt at the cell failed; removed by the next that succeeds.
 
@@ -28,7 +30,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,9 +41,12 @@ from magg.granules import GranuleRead
 from magg.grid import Grid
 from magg.store import makings
 from magg.store.chunks import parent_of
+from magg.store.coarse import take_back_all
+from magg.store.levels import NOTHING, Holdings
 from magg.store.lock import STALE_AFTER_S, read_signature, signed
 from magg.store.makings import FOLDER, WRITING
 from magg.store.open import local_path, object_names, open_objects, remove_objects, told_of
+from magg.store.pieces import PieceName
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ PATIENCE_S = STALE_AFTER_S
 GIVE_WAY_S = 0.5
 
 Status = Literal["data", "empty", "partial"]
+TakeBack = Callable[[tuple[int, ...], bool], None]
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,28 @@ class Marks:
     done: dict[str, tuple[Mark, ...]]
     writing: dict[str, datetime]
     failed: dict[str, datetime]
+    pieces: dict[str, tuple[PieceName, ...]] = field(default_factory=dict)
+
+    def is_done(
+        self,
+        cell: str,
+        digest: str,
+        *,
+        accept_partial: bool,
+        wanted: Holdings = NOTHING,
+    ) -> bool:
+        """Tell whether a cell need not be done again, with what is wanted beside its children."""
+        return any(
+            mark.satisfies(digest, accept_partial=accept_partial)
+            for mark in self.done.get(cell, ())
+        ) and (wanted == NOTHING or self._has_piece(cell, digest, wanted))
+
+    def _has_piece(self, cell: str, digest: str, wanted: Holdings) -> bool:
+        # A twin that died may have left the cell without its chunks at coarser orders.
+        return cell not in self.writing and any(
+            piece.digest == digest and piece.source == "rows" and wanted.extent <= piece.has.extent
+            for piece in self.pieces.get(cell, ())
+        )
 
 
 def inputs_digest(config: PipelineConfig, grid: Grid, granules: Sequence[str]) -> str:
@@ -128,12 +156,17 @@ def inputs_digest(config: PipelineConfig, grid: Grid, granules: Sequence[str]) -
 
 def list_marks(path: str, region: str | None = None) -> Marks:
     """List the records of a store; costs one listing, however many cells there are."""
-    marks = Marks({}, {}, {})
     local = local_path(path)
     if local is not None and not local.exists():
-        return marks
+        return Marks({}, {}, {})
     with told_of(path):
-        found = [meta for batch in open_objects(path, region).list(prefix=FOLDER) for meta in batch]
+        return list_marks_of(open_objects(path, region))
+
+
+def list_marks_of(objects: ObjectStore) -> Marks:
+    """List the records of a store that is open."""
+    marks = Marks({}, {}, {})
+    found = [meta for batch in objects.list(prefix=FOLDER) for meta in batch]
     current = {
         meta["path"].rpartition("/")[2]
         for meta in found
@@ -147,7 +180,11 @@ def list_marks(path: str, region: str | None = None) -> Marks:
                 digest, status = told
                 mark = Mark(digest, status, meta["last_modified"])
                 marks.done[cell] = (*marks.done.get(cell, ()), mark)
-        elif kind == "writing":
+        elif kind == "coarse":
+            piece = PieceName.parse(name)
+            if piece.making in current:
+                marks.pieces[piece.cell] = (*marks.pieces.get(piece.cell, ()), piece)
+        elif kind == "writing" and "/" in name:
             marks.writing[name.partition("/")[0]] = meta["last_modified"]
         elif kind == "failed":
             marks.failed[name.removesuffix(".json")] = meta["last_modified"]
@@ -174,6 +211,7 @@ def write_cell(
     record: Record,
     write_chunks: Callable[[], None],
     region: str | None = None,
+    take_back: TakeBack = lambda *_: None,
 ) -> None:
     """Write the chunks of a cell and then its record.
 
@@ -189,6 +227,9 @@ def write_cell(
         Writes all chunks of the cell; called again where this worker was taken for dead.
     region : str, optional
         AWS region of the bucket.
+    take_back : callable
+        Takes the former values of the cell out of the store's coarser orders, which it is told,
+        before the first chunk is written. Also told whether the cell was done before.
 
     Raises
     ------
@@ -197,7 +238,7 @@ def write_cell(
         was made anew or cannot be written to.
     """
     objects = open_objects(path, region)
-    writer = _Writer(path, objects, making, record, write_chunks)
+    writer = _Writer(path, objects, making, record, write_chunks, take_back)
     try:
         _patiently(path, record.cell, writer.write)
     finally:
@@ -229,6 +270,7 @@ class _Writer:
     making: str
     record: Record
     write_chunks: Callable[[], None]
+    take_back: TakeBack
     # Taken for dead, when its chunks may have come over those of somebody else.
     is_late: bool = False
 
@@ -237,12 +279,15 @@ class _Writer:
         objects, record = self.objects, self.record
         name = f"{DONE}/{record.cell}/{self.making}.{record.digest}.{record.status}.json"
         with _marked(objects, record.cell, _bytes_digest(record), me) as mark:
-            makings.require(objects, self.path, self.making)
+            held = makings.require(objects, self.path, self.making)
             if not _is_alone(objects, mark):
                 return False
             # The record of a twin stays true, unless granules were skipped, which may be others.
             old = object_names(objects, f"{DONE}/{record.cell}")
-            remove_objects(objects, *(o for o in old if o != name or record.skipped))
+            void = [o for o in old if o != name or record.skipped]
+            if held != NOTHING and (void or not old):
+                self.take_back(held.orders, bool(old))
+            remove_objects(objects, *void)
             try:
                 self.write_chunks()
             except BaseException:
@@ -269,6 +314,7 @@ def _void(path: str, objects: ObjectStore, chunk: int, region: str | None) -> No
         with _marked(objects, cell, "void", me) as mark:
             if not _is_alone(objects, mark):
                 return False
+            take_back_all(path, cell, chunk, region)
             remove_objects(objects, *object_names(objects, f"{DONE}/{cell}"))
         return True
 
@@ -286,6 +332,12 @@ def _marked(objects: ObjectStore, cell: str, inputs: str, me: dict[str, Any]) ->
         # What stopped the writing matters more than a mark that stays.
         with contextlib.suppress(Exception):
             remove_objects(objects, mark)
+
+
+def is_being_written(objects: ObjectStore, cell: str) -> bool:
+    """Tell whether anybody alive is at the chunks of a cell."""
+    marks = object_names(objects, f"{WRITING}/{cell}")
+    return not all(makings.is_dead(objects, mark) for mark in marks)
 
 
 def _is_alone(objects: ObjectStore, mark: str) -> bool:
