@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import StatisticError
+from magg.statistics.casting import cast, empty_output
 from magg.statistics.declare import Compiled
 from magg.statistics.ordering import blocks
 from magg.statistics.segments import Array, Block, Program
@@ -49,25 +50,23 @@ def aggregate(
         If columns and child indices do not fit each other, a registered function fails, or a
         count is too large for its dtype.
     """
-    _check(statistics, child, columns, children)
-    outputs = {
-        key: np.full(children, 0 if compiled.counts else compiled.fill, dtype=compiled.dtype)
-        for key, compiled in statistics.items()
-    }
+    check_rows(statistics, child, columns, children)
+    outputs = {key: empty_output(compiled, children) for key, compiled in statistics.items()}
     program = Program([compiled.node for compiled in statistics.values()])
     for segments in blocks(child):
         results = program.run(Block(columns, segments.rows, segments.counts))
         for (key, compiled), values in zip(statistics.items(), results, strict=True):
-            outputs[key][segments.cells] = _cast(compiled, values)
+            outputs[key][segments.cells] = cast(compiled, values)
     return outputs
 
 
-def _check(
+def check_rows(
     statistics: Mapping[str, Compiled],
     child: NDArray[np.unsignedinteger],
     columns: Mapping[str, Array],
     children: int,
 ) -> None:
+    """Refuse rows that do not fit the statistics or each other; see `aggregate`."""
     for key, compiled in statistics.items():
         for name in sorted(compiled.columns):
             if name not in columns:
@@ -79,32 +78,3 @@ def _check(
                 )
     if child.size and int(child.max()) >= children:
         raise StatisticError(f"child index {child.max()} is beyond the {children} child cells")
-
-
-def _cast(compiled: Compiled, values: Array) -> Array:
-    dtype = compiled.dtype
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = values.astype(dtype)
-    if dtype.kind == "f":
-        if np.isfinite(compiled.fill):
-            result[np.isnan(result)] = compiled.fill
-        return result
-    fits = _fits(values, np.iinfo(dtype))
-    if compiled.counts and not fits.all():
-        raise StatisticError(
-            f"statistic {compiled.name!r}: a child cell has {values.max()} observations, more "
-            f"than {dtype} can hold; declare a larger dtype"
-        )
-    result[~fits] = compiled.fill
-    return result
-
-
-def _fits(values: Array, limits: np.iinfo[np.integer]) -> NDArray[np.bool_]:
-    if values.dtype.kind == "f":
-        # Not the upper limit itself, which may be no float64, but the power of two above it.
-        whole = np.trunc(values)
-        return (whole >= float(limits.min)) & (whole < float(limits.max + 1))
-    if values.dtype.kind == "b":
-        return np.ones(values.shape, dtype=bool)
-    stored = np.iinfo(values.dtype)
-    return (values >= max(limits.min, stored.min)) & (values <= min(limits.max, stored.max))

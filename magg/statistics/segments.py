@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,41 @@ class Form(Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """How a reduction of a segment follows from the same reduction of its parts.
+
+    Parameters
+    ----------
+    ufunc : numpy.ufunc
+        Joins the values of two parts.
+    centre : tuple of Node, optional
+        For sums of squared deviations from a mean, which differs from part to part: the number of
+        values and their mean, with which the sums are joined by the formula of Chan, Golub and
+        LeVeque (1983).
+    """
+
+    ufunc: np.ufunc
+    centre: tuple[Node, Node] | None = None
+
+
+class OrderStatistic(Protocol):
+    """A statistic that lies between two neighbours of the ordered values of a segment."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is undefined where there is a NaN; otherwise NaN does not count."""
+        ...
+
+    def ranks(self, sizes: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the ranks of the two neighbours, from 0, among so many values."""
+        ...
+
+    def between(self, below: Array, above: Array, sizes: NDArray[np.intp]) -> Array:
+        """Return the statistic from the values of these ranks, in float64."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """One value of a program: what it is and how it follows from other nodes.
 
@@ -63,6 +98,12 @@ class Node:
         Name of the column, for the node that reads one.
     value : float, optional
         The value of a constant.
+    label : str, optional
+        What is computed, in a word.
+    fold : Fold, optional
+        For reductions that follow from those of parts of a segment.
+    order : OrderStatistic, optional
+        For order statistics; the first input is the rows, ordered.
     """
 
     key: str
@@ -72,6 +113,9 @@ class Node:
     inputs: tuple[Node, ...] = ()
     column: str | None = None
     value: float | None = None
+    label: str = ""
+    fold: Fold | None = None
+    order: OrderStatistic | None = None
 
 
 class Block:
@@ -133,14 +177,15 @@ class Program:
         return [values[root] for root in self._roots]
 
 
-def reachable(root: Node) -> list[Node]:
-    """Return a node and all that it is computed from, inputs first."""
-    return _ordered([root])
+def reachable(*roots: Node) -> list[Node]:
+    """Return nodes and all that they are computed from, each once, inputs first."""
+    return _ordered(roots)
 
 
 def column(name: str) -> Node:
     """Return the node that gathers the rows of a column."""
-    return Node(_key("column", name), Kind.ROW, Form.STORED, partial(_gather, name), column=name)
+    compute = partial(_gather, name)
+    return Node(_key("column", name), Kind.ROW, Form.STORED, compute, column=name, label=name)
 
 
 def constant(value: float) -> Node:
@@ -153,11 +198,17 @@ def constant(value: float) -> Node:
         Form.FLOAT,
         compute,
         value=float(number),
+        label=f"{number:g}",
     )
 
 
 def per_segment(
-    operation: str, compute: Callable[..., Any], *inputs: Node, form: Form = Form.FLOAT
+    operation: str,
+    compute: Callable[..., Any],
+    *inputs: Node,
+    form: Form = Form.FLOAT,
+    fold: Fold | None = None,
+    order: OrderStatistic | None = None,
 ) -> Node:
     """Return a node with one value per segment.
 
@@ -169,13 +220,17 @@ def per_segment(
         Called with the block and the values of ``inputs``.
     *inputs : Node
     form : Form, optional
+    fold : Fold, optional
+    order : OrderStatistic, optional
     """
-    return Node(_key(operation, *_keys(inputs)), Kind.SEGMENT, form, compute, inputs)
+    key = _key(operation, *_keys(inputs))
+    return Node(key, Kind.SEGMENT, form, compute, inputs, label=operation, fold=fold, order=order)
 
 
 def per_row(operation: str, compute: Callable[..., Any], source: Node, form: Form) -> Node:
     """Return a node with one value per row, computed from all rows of a segment together."""
-    return Node(_key(operation, source.key), Kind.ROW, form, compute, (source,))
+    key = _key(operation, source.key)
+    return Node(key, Kind.ROW, form, compute, (source,), label=operation)
 
 
 def elementwise(
@@ -201,22 +256,25 @@ def elementwise(
             return constant(float(function(*[np.float64(operand.value) for operand in inputs])))
     if kind is Kind.ROW:
         inputs = [spread(operand) for operand in inputs]
-    key = _key(function.__name__, *_keys(inputs))
-    return Node(key, kind, form, partial(_apply, function), tuple(inputs))
+    name = function.__name__
+    key = _key(name, *_keys(inputs))
+    return Node(key, kind, form, partial(_apply, function), tuple(inputs), label=name)
 
 
 def as_float(node: Node) -> Node:
     """Return a node in float64, in which all arithmetic is done whatever the columns are."""
     if node.form is Form.FLOAT:
         return node
-    return Node(_key("float64", node.key), node.kind, Form.FLOAT, _as_float, (node,))
+    key = _key("float64", node.key)
+    return Node(key, node.kind, Form.FLOAT, _as_float, (node,), label="float64")
 
 
 def spread(node: Node) -> Node:
     """Return a node whose value of each segment is repeated for each of its rows."""
     if node.kind is not Kind.SEGMENT:
         return node
-    return Node(_key("spread", node.key), Kind.ROW, node.form, _spread, (node,))
+    key = _key("spread", node.key)
+    return Node(key, Kind.ROW, node.form, _spread, (node,), label="spread")
 
 
 def _key(*parts: str) -> str:
