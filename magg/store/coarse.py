@@ -14,6 +14,7 @@ from magg.store.declared import grid_of_store, variables_of
 from magg.store.levels import STATE, Holdings, levels_of
 from magg.store.open import object_names, open_objects, open_store, remove_together
 from magg.store.pieces import PIECES, Piece, PieceName
+from magg.store.schema import PROVENANCE
 
 if TYPE_CHECKING:
     Values = Mapping[str, NDArray[Any]]
@@ -92,7 +93,7 @@ def take_back_all(path: str, cell: str, chunk: int, region: str | None = None) -
     import zarr
 
     root = zarr.open_group(open_store(path, region=region), mode="r")
-    orders = Holdings.of(root).orders
+    orders = Holdings.of(root).orders if PROVENANCE in root.attrs else ()
     if orders:
         grid = grid_of_store(root)
         variables = variables_of(root[f"{grid.child_order}"])
