@@ -22,8 +22,8 @@ from magg import Catalog, load_config, run
 from magg.executors.base import begin_worker
 from magg.grid import from_decimal, to_decimal
 from magg.plan import make_plan
-from magg.store import records
 from magg.store.inspect import parent_cells
+from magg.store.marks import list_marks
 from magg.testing import Track, simulate_granule
 
 PARENT_ORDER, CHILD_ORDER = 10, 11
@@ -78,7 +78,7 @@ def cells_of(store):
 
 
 def done_cells(store):
-    return set(records.list_marks(str(store)).done)
+    return set(list_marks(str(store)).done)
 
 
 def assert_complete(store, expected):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pyramids import assert_equals_observations, atl06, cells_at, root_of, with_orders
+from pyramids import assert_equals_observations, atl06, cells_at, root_of
 
 from magg import Catalog, load_config, run
 from magg.grid import words_of
-from magg.store.inspect import child_orders
 
 ALL = tuple(range(12, -1, -1))
 

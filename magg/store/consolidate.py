@@ -24,6 +24,7 @@ from magg.store import lock, makings, pieces, records, shared
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
 from magg.store.groups import COORDINATES
 from magg.store.levels import Holdings, Level, levels_of
+from magg.store.marks import list_marks_of
 from magg.store.merge_up import Gathering, States, alike, one_order_up
 from magg.store.open import open_objects, open_store
 from magg.store.pieces import Piece, PieceName, read_piece
@@ -38,6 +39,10 @@ AT_ONCE = 32
 PIECES_A_BLOCK = 512
 
 
+# Parent cells that are done, to their pieces.
+Names = Mapping[str, PieceName | None]
+
+
 class OutOfTimeError(Exception):
     """There was not enough time; what is written is right, and the rest is missing."""
 
@@ -48,6 +53,7 @@ def consolidate(
     *,
     without: Collection[str] = (),
     within_s: float | None = None,
+    anew: bool = False,
 ) -> int:
     """Fill the shared chunks of a store with the values of the cells that are done.
 
@@ -61,6 +67,8 @@ def consolidate(
         Cells to leave out, which are about to be done again.
     within_s : float, optional
         Stop after so many seconds.
+    anew : bool, default False
+        Write all chunks though they should be right already.
 
     Returns
     -------
@@ -88,7 +96,7 @@ def consolidate(
                 raise _LostError
 
         try:
-            return _fill(_open(path, region), objects, path, set(without), check)
+            return _fill(_open(path, region), objects, path, set(without), anew, check)
         except _LostError:
             pass
     with shared.hold_shared(path, region):
@@ -124,17 +132,18 @@ def _fill(
     objects: ObjectStore,
     path: str,
     without: set[str],
+    anew: bool,
     check: Callable[[], None],
 ) -> int:
     levels, parents = _levels(root), parent_cells(root)
     making, names = _names(path, objects, {to_decimal(word) for word in parents} - without)
     found = shared.read_manifest(objects)
     orders = tuple(level.order for level in levels)
-    cells = {cell: str(name) for cell, name in names.items()}
+    cells = {cell: str(name or "") for cell, name in names.items()}
     wanted = Manifest(making, orders, cells, is_complete=True)
-    if found == wanted:
+    if found == wanted and not anew:
         return len(cells)
-    if not cells:
+    if not any(cells.values()):
         shared.erase(objects)
         return 0
     before = found.cells if found is not None else {}
@@ -145,17 +154,20 @@ def _fill(
     return len(cells)
 
 
-def _names(path: str, objects: ObjectStore, cells: set[str]) -> tuple[str, dict[str, PieceName]]:
-    """Return the making of a store, and the best piece of each cell that is surely done."""
+def _names(path: str, objects: ObjectStore, cells: set[str]) -> tuple[str, Names]:
+    """Return the making of a store, and of each cell that is surely done the best piece, if any."""
     making = makings.current(objects, path)
-    marks = records.list_marks_of(objects)
-    names = {}
+    marks = list_marks_of(objects)
+    names: dict[str, PieceName | None] = {}
     for cell, done in marks.done.items():
-        usable = [n for n in marks.pieces.get(cell, ()) if n.digest == done[0].digest]
         busy = cell in marks.writing and records.is_being_written(objects, cell)
-        if cell in cells and len(done) == 1 and usable and not busy:
-            names[cell] = max(usable, key=lambda n: (len(n.has.orders), n.source == "rows", str(n)))
+        if cell in cells and len(done) == 1 and not busy:
+            names[cell] = max(marks.usable(cell), key=_worth, default=None)
     return making, names
+
+
+def _worth(name: PieceName) -> tuple[int, bool, str]:
+    return len(name.has.orders), name.source == "rows", str(name)
 
 
 def _write(
@@ -163,7 +175,7 @@ def _write(
     objects: ObjectStore,
     levels: list[Level],
     parents: Words,
-    names: Mapping[str, PieceName],
+    names: Names,
     check: Callable[[], None],
 ) -> None:
     """Write all chunks of all levels, those without values too."""
@@ -178,7 +190,7 @@ def _write(
         for start in range(0, len(parents), PIECES_A_BLOCK):
             check()
             block = [to_decimal(word) for word in parents[start : start + PIECES_A_BLOCK]]
-            found = _read(objects, [names[cell] for cell in block if cell in names], pool)
+            found = _read(objects, {cell: names[cell] for cell in block if cell in names}, pool)
             for cell in block:
                 for buffer in buffers:
                     buffer.add(found[cell].values if cell in found else {})
@@ -191,10 +203,11 @@ def _write(
 
 
 def _read(
-    objects: ObjectStore, names: list[PieceName], pool: ThreadPoolExecutor
+    objects: ObjectStore, names: Mapping[str, PieceName | None], pool: ThreadPoolExecutor
 ) -> dict[str, Piece]:
-    read = pool.map(lambda name: read_piece(objects, name), names)
-    return {name.cell: piece for name, piece in zip(names, read, strict=True) if piece is not None}
+    """Return the pieces of cells that are done; of those that have none, one without content."""
+    read = pool.map(lambda name: read_piece(objects, name) if name else None, names.values())
+    return {cell: piece or Piece() for cell, piece in zip(names, read, strict=True)}
 
 
 class _Buffer:

@@ -67,6 +67,9 @@ def one_order_up(statistics: Mapping[str, Compiled], states: States) -> States:
     }
     merged: States = {}
     for names in set(known.values()):
+        if not names:
+            merged |= {coarse: {} for coarse in parts if not known[coarse]}
+            continue
         alike = [coarse for coarse in parts if known[coarse] == names]
         lengths = [len(parts[coarse]) for coarse in alike]
         cells = [cell for coarse in alike for cell in parts[coarse]]
@@ -79,9 +82,11 @@ def one_order_up(statistics: Mapping[str, Compiled], states: States) -> States:
 
 
 def alike(states: States) -> Iterator[tuple[list[int], State]]:
-    """Yield cells of which the same is known, with their states as one."""
+    """Yield cells of which the same is known, with their states as one; if nothing, none."""
     groups: dict[frozenset[str], list[int]] = {}
     for cell, state in states.items():
         groups.setdefault(frozenset(state), []).append(cell)
     for names, cells in groups.items():
+        if not names:
+            continue
         yield cells, {name: np.concatenate([states[c][name] for c in cells]) for name in names}

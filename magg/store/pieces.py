@@ -6,10 +6,10 @@ the coarser orders that the cell was made for, with all statistics, and ``state`
 of its child cells was kept, such as ``11-10-9-state``. The source is ``rows`` where the statistics
 were computed from the observations, ``leaves`` where from what the store holds of the child cells.
 
-The object is compressed with zlib. It holds two arrays in NumPy's ``.npy`` format, version 1 to 3,
-without pickles, one after the other, with a named field for each thing: the statistics, a row for
-each cell of each order that shares chunks, with the field ``of order``, the finest first; and the
-state of the parent cell, one row (see `magg.statistics`).
+The object is compressed with zlib. It holds arrays in NumPy's ``.npy`` format, without pickles, one
+after the other: which orders it has values for (uint8), then for each of these the statistics, a
+row for each cell and a named field for each statistic, and last the state of the parent cell, one
+row with a named field for each array of states (see `magg.statistics.state_specs`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 PIECES = f"{FOLDER}/coarse"
-ORDER = "of order"  # which is no name that a statistic can have
 
 Values = Mapping[str, NDArray[Any]]
 Source = Literal["rows", "leaves"]
@@ -86,11 +85,11 @@ class PieceName:
 
 def encode(piece: Piece) -> bytes:
     """Return the bytes of a piece."""
-    parts = [_table(values, order) for order, values in sorted(piece.values.items(), reverse=True)]
-    table = np.concatenate(parts) if parts else np.zeros(0, dtype=[(ORDER, np.uint8)])
+    orders = sorted(piece.values, reverse=True)
     buffer = io.BytesIO()
-    for array in (table, _table(piece.state)):
-        np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, np.array(orders, dtype=np.uint8), allow_pickle=False)
+    for arrays in (*(piece.values[order] for order in orders), piece.state):
+        np.save(buffer, _table(arrays), allow_pickle=False)
     return zlib.compress(buffer.getvalue(), 1)
 
 
@@ -106,14 +105,9 @@ def decode(data: bytes) -> Piece:
         buffer = io.BytesIO(zlib.decompress(data))
     except zlib.error as error:
         raise ValueError(f"is no piece ({error})") from None
-    table, state = (np.load(buffer, allow_pickle=False) for _ in range(2))
-    orders = table[ORDER]
-    names = [name for name in table.dtype.names if name != ORDER]
-    values = {
-        int(order): {name: table[name][orders == order] for name in names}
-        for order in np.unique(orders)
-    }
-    return Piece(values, {name: state[name] for name in state.dtype.names or ()})
+    orders = np.load(buffer, allow_pickle=False)
+    *values, state = (_arrays(np.load(buffer, allow_pickle=False)) for _ in range(len(orders) + 1))
+    return Piece(dict(zip(orders.tolist(), values, strict=True)), state)
 
 
 def read_piece(objects: ObjectStore, name: PieceName) -> Piece | None:
@@ -134,15 +128,15 @@ def shared(levels: Iterable[Level]) -> list[Level]:
     return [level for level in levels if not level.is_own and not level.is_below]
 
 
-def _table(arrays: Values, order: int | None = None) -> NDArray[Any]:
+def _table(arrays: Values) -> NDArray[Any]:
     """Return arrays of equal length as one array of named fields."""
     length = len(next(iter(arrays.values()))) if arrays else 0
     fields = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
-    if order is not None:
-        fields.insert(0, (ORDER, np.dtype(np.uint8), ()))
     table = np.zeros(length, dtype=fields)
     for name, array in arrays.items():
         table[name] = array
-    if order is not None:
-        table[ORDER] = order
     return table
+
+
+def _arrays(table: NDArray[Any]) -> Values:
+    return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}

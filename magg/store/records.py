@@ -30,7 +30,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,11 +42,10 @@ from magg.grid import Grid
 from magg.store import makings
 from magg.store.chunks import parent_of
 from magg.store.coarse import take_back_all
-from magg.store.levels import NOTHING, Holdings
+from magg.store.levels import NOTHING
 from magg.store.lock import STALE_AFTER_S, read_signature, signed
 from magg.store.makings import FOLDER, WRITING
-from magg.store.open import local_path, object_names, open_objects, remove_objects, told_of
-from magg.store.pieces import PieceName
+from magg.store.open import object_names, open_objects, remove_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
@@ -104,91 +103,10 @@ class Record:
     magg: str = __version__
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What the name of a record tells."""
-
-    digest: str
-    status: str
-    time: datetime
-
-    def satisfies(self, digest: str, *, accept_partial: bool) -> bool:
-        """Tell whether a cell with this record need not be done again."""
-        return self.digest == digest and (accept_partial or self.status != "partial")
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What one listing tells of all cells of a store."""
-
-    done: dict[str, tuple[Mark, ...]]
-    writing: dict[str, datetime]
-    failed: dict[str, datetime]
-    pieces: dict[str, tuple[PieceName, ...]] = field(default_factory=dict)
-
-    def is_done(
-        self,
-        cell: str,
-        digest: str,
-        *,
-        accept_partial: bool,
-        wanted: Holdings = NOTHING,
-    ) -> bool:
-        """Tell whether a cell need not be done again, with what is wanted beside its children."""
-        return any(
-            mark.satisfies(digest, accept_partial=accept_partial)
-            for mark in self.done.get(cell, ())
-        ) and (wanted == NOTHING or self._has_piece(cell, digest, wanted))
-
-    def _has_piece(self, cell: str, digest: str, wanted: Holdings) -> bool:
-        # A twin that died may have left the cell without its chunks at coarser orders.
-        return cell not in self.writing and any(
-            piece.digest == digest and piece.source == "rows" and wanted.extent <= piece.has.extent
-            for piece in self.pieces.get(cell, ())
-        )
-
-
 def inputs_digest(config: PipelineConfig, grid: Grid, granules: Sequence[str]) -> str:
     """Return 32 hexadecimal digits that stand for all that decides the content of a cell."""
     inputs = [LAYOUT_VERSION, config.digest, grid.parent_order, grid.child_order, sorted(granules)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
-
-
-def list_marks(path: str, region: str | None = None) -> Marks:
-    """List the records of a store; costs one listing, however many cells there are."""
-    local = local_path(path)
-    if local is not None and not local.exists():
-        return Marks({}, {}, {})
-    with told_of(path):
-        return list_marks_of(open_objects(path, region))
-
-
-def list_marks_of(objects: ObjectStore) -> Marks:
-    """List the records of a store that is open."""
-    marks = Marks({}, {}, {})
-    found = [meta for batch in objects.list(prefix=FOLDER) for meta in batch]
-    current = {
-        meta["path"].rpartition("/")[2]
-        for meta in found
-        if meta["path"].startswith(f"{makings.MADE}/")
-    }
-    for meta in found:
-        kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
-        if kind == "cells":
-            cell, making, *told = name.removesuffix(".json").replace(".", "/").split("/")
-            if making in current:
-                digest, status = told
-                mark = Mark(digest, status, meta["last_modified"])
-                marks.done[cell] = (*marks.done.get(cell, ()), mark)
-        elif kind == "coarse":
-            piece = PieceName.parse(name)
-            if piece.making in current:
-                marks.pieces[piece.cell] = (*marks.pieces.get(piece.cell, ()), piece)
-        elif kind == "writing" and "/" in name:
-            marks.writing[name.partition("/")[0]] = meta["last_modified"]
-        elif kind == "failed":
-            marks.failed[name.removesuffix(".json")] = meta["last_modified"]
-    return marks
 
 
 def read_record(path: str, cell: str, region: str | None = None) -> Record | None:
@@ -338,6 +256,12 @@ def is_being_written(objects: ObjectStore, cell: str) -> bool:
     """Tell whether anybody alive is at the chunks of a cell."""
     marks = object_names(objects, f"{WRITING}/{cell}")
     return not all(makings.is_dead(objects, mark) for mark in marks)
+
+
+def remove_dead_marks(objects: ObjectStore, cell: str) -> None:
+    """Remove what dead workers left that were at the chunks of a cell, which is whole again."""
+    marks = object_names(objects, f"{WRITING}/{cell}")
+    remove_objects(objects, *(mark for mark in marks if makings.is_dead(objects, mark)))
 
 
 def _is_alone(objects: ObjectStore, mark: str) -> bool:

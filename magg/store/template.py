@@ -13,6 +13,7 @@ import numpy as np
 from magg.config import PipelineConfig, coarser_orders, compile_statistics
 from magg.errors import StoreError, StoreMismatchError
 from magg.grid import Grid, Words
+from magg.statistics import state_specs
 from magg.store import groups, lock, makings, schema
 from magg.store.declared import parent_cells
 from magg.store.levels import NOTHING, Holdings, Level, levels_of
@@ -110,6 +111,14 @@ def prepare(
         token = makings.begin(open_objects(path, region), has)
     chunks = {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
     return Chunks(chunks, token, has, in_full)
+
+
+def state_size(config: PipelineConfig) -> int:
+    """Return how many bytes a child cell takes of the state that a config keeps."""
+    if not config.output.state:
+        return 0
+    specs = state_specs(compile_statistics(config))
+    return sum(spec.dtype.itemsize for spec in specs if not spec.is_digest)
 
 
 def check(

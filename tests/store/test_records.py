@@ -21,6 +21,7 @@ from magg.errors import StoreError
 from magg.grid import from_decimal
 from magg.store import lock, makings, records
 from magg.store.inspect import cell_states
+from magg.store.marks import Mark
 from magg.store.open import object_names, open_objects
 
 CELL = "-5121132"
@@ -121,7 +122,7 @@ def test_the_order_of_granules_in_a_catalog_means_nothing(small, path):
     ],
 )
 def test_a_partial_record_satisfies_only_who_accepts_it(status, accept_partial, satisfied):
-    mark = records.Mark("d", status, datetime.now(UTC))
+    mark = Mark("d", status, datetime.now(UTC))
     assert mark.satisfies("d", accept_partial=accept_partial) is satisfied
     assert not mark.satisfies("other", accept_partial=accept_partial)
 
