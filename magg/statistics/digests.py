@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from magg.statistics.segments import Array, OrderStatistic
 
-CENTROIDS = 1024
+CENTROIDS = 1536
 # Most of all observations that centroids of several values may stand for: two neighbours stand for
 # more than that together, so that there are never more than twice as many, and one or two ends.
 _LIMIT = 2 / (CENTROIDS - 4)
@@ -30,30 +30,32 @@ def empty(cells: int) -> Floats:
     return np.zeros((cells, CENTROIDS, 2))
 
 
-def digest(values: Array, weights: Array | None = None) -> Floats:
+def digest_of_sample(points: Array, number: int, ends: Array | None = None) -> Floats:
     """Return the digest of values.
 
     Parameters
     ----------
-    values : ndarray, shape (n,)
-        In any order, without NaN.
-    weights : ndarray, shape (n,), optional
-        How many observations each stands for, at least 1; 1 by default.
+    points : ndarray, shape (s,)
+        All values or a regular sample of them, ascending, without NaN.
+    number : int
+        How many values there are.
+    ends : ndarray, optional
+        Values with the lowest and the highest of all among them; needed for a sample.
 
     Returns
     -------
     ndarray of float64, shape (CENTROIDS, 2)
         Values and weights.
     """
-    result = np.zeros((CENTROIDS, 2))
-    if values.size:
-        order = np.argsort(values, kind="stable")
-        values = values[order].astype(np.float64)
-        weights = np.ones(order.size) if weights is None else weights[order].astype(np.float64)
-        values, weights = _joined(*_distinct(values, weights))
-        result[: values.size, 0] = values
-        result[: values.size, 1] = weights
-    return result
+    values = points.astype(np.float64)
+    weights = np.ones(values.size)
+    if values.size < number and ends is not None:
+        # The extremes stand for themselves.
+        shares = np.arange(values.size + 1) * (number - 2) // max(values.size, 1)
+        values = np.concatenate(([ends.min()], values, [ends.max()]))
+        weights = np.concatenate(([1], np.diff(shares), [1]))
+        values, weights = values[weights > 0], weights[weights > 0]
+    return _digest(values, weights)
 
 
 def merge(digests: Floats, starts: NDArray[np.intp]) -> Floats:
@@ -70,7 +72,8 @@ def merge(digests: Floats, starts: NDArray[np.intp]) -> Floats:
     for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         parts = digests[start:stop].reshape(-1, 2)
         parts = parts[parts[:, 1] > 0]
-        merged[index] = digest(parts[:, 0], parts[:, 1])
+        parts = parts[np.argsort(parts[:, 0], kind="stable")]
+        merged[index] = _digest(parts[:, 0], parts[:, 1])
     return merged
 
 
@@ -114,6 +117,16 @@ def at_ranks(digest: Floats, ranks: Floats) -> Floats:
         return np.interp(ranks, places.ravel(), np.repeat(values, 2))
 
 
+def _digest(values: Floats, weights: Floats) -> Floats:
+    # Of values in ascending order.
+    result = np.zeros((CENTROIDS, 2))
+    if values.size:
+        values, weights = _joined(*_distinct(values, weights))
+        result[: values.size, 0] = values
+        result[: values.size, 1] = weights
+    return result
+
+
 def _distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
     firsts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
     return values[firsts], np.add.reduceat(weights, firsts)
@@ -132,5 +145,9 @@ def _joined(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
         start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
     firsts = np.array([*starts, last])
     joined = np.add.reduceat(weights, firsts)
-    middles = np.searchsorted(sums, sums[firsts] - weights[firsts] + joined / 2)
-    return values[middles], joined
+    middle = sums[firsts] - weights[firsts] + joined / 2
+    # Of two observations in the middle the lower one and the upper one in turn, so that values do
+    # not drift when digests are merged many times.
+    middles = np.searchsorted(sums, middle, side="left")
+    middles[1::2] = np.searchsorted(sums, middle[1::2], side="right")
+    return values[np.minimum(middles, last)], joined

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import StatisticError
-from magg.statistics import digests
-from magg.statistics.aggregate import aggregate
+from magg.statistics.aggregate import check_rows
+from magg.statistics.casting import cast, empty_output
+from magg.statistics.cells import Cells, levels_of
 from magg.statistics.declare import Compiled
+from magg.statistics.digests import empty
+from magg.statistics.merging import (
+    COUNT,
+    Values,
+    centres_of,
+    evaluate,
+    merge,
+    order_statistics_of,
+    states_of,
+)
 from magg.statistics.ordering import blocks
-from magg.statistics.segments import Array, Block, Program
+from magg.statistics.rows import RowsOfLevels
+from magg.statistics.segments import Array, Block, Node, Program
+from magg.statistics.selection import Ordered
 from magg.statistics.states import Kept
 
 
@@ -46,6 +59,13 @@ def aggregate_levels(
 ) -> list[Level]:
     """Compute statistics of rows per child cell and for coarser orders.
 
+    Counts, extremes and order statistics of every order are those of the rows, to the last bit;
+    sums, and what is made of them, are within the rounding of float64.
+
+    Beside the outputs it takes what `aggregate` takes; for order statistics the values of one
+    column in their stored dtype (those of an expression in float64) and an eighth of that; for a
+    user's own function the rows that it gets, twice.
+
     Parameters
     ----------
     statistics : mapping of str to Compiled
@@ -71,42 +91,141 @@ def aggregate_levels(
     StatisticError
         As `aggregate` does, and if ``children`` is no multiple of ``4**levels``.
     """
+    check_rows(statistics, child, columns, children)
     if levels < 0 or children % 4**levels:
         raise StatisticError(f"{children} child cells cannot be merged over {levels} orders")
-    kept = Kept(statistics)
-    results = []
-    for level in range(levels + 1):
-        cells = child >> np.asarray(2 * level, dtype=child.dtype)
-        values = aggregate(statistics, cells, columns, children >> 2 * level)
-        results.append(Level(values))
-    if state:
-        _add_states(kept, results, child, columns, children)
+    kept = Kept(statistics) if state else None
+    work = _Work([compiled.node for compiled in statistics.values()], child, columns)
+    finest, runs = work.of_children(ordered=state or levels > 0)
+    cells = levels_of(work.cells, work.counts, levels)
+    coarse, digests = work.of_coarse(finest, runs, cells, digests=state)
+    results = _results(statistics, kept, children, cells[:1], finest)
+    results += _results(statistics, kept, children >> 2, cells[1:], coarse)
+    if kept is not None:
+        for name, ordered in kept.digests.items():
+            state_of_all = empty(children >> 2 * levels)
+            if child.size:
+                state_of_all[cells[-1].cells] = digests[ordered.key]
+            results[-1].state[name] = state_of_all
     return results
 
 
-def _add_states(
-    kept: Kept,
-    results: list[Level],
-    child: NDArray[np.unsignedinteger],
-    columns: Mapping[str, Array],
+class _Work:
+    # What is computed of the rows of a parent cell.
+
+    def __init__(
+        self,
+        roots: Sequence[Node],
+        child: NDArray[np.unsignedinteger],
+        columns: Mapping[str, Array],
+    ) -> None:
+        self._roots = roots
+        self._child = child
+        self._columns = columns
+        self._states = states_of([COUNT, *roots])
+        self._orders: dict[str, list[Node]] = {}
+        for node in order_statistics_of(roots):
+            self._orders.setdefault(node.inputs[0].key, []).append(node)
+        self.cells = self.counts = np.zeros(0, dtype=np.intp)
+
+    def of_children(self, *, ordered: bool) -> tuple[Values, Array | None]:
+        """Return values of the child cells with rows; if asked for, also what is ordered first."""
+        nodes = [*self._roots, *self._states, *centres_of(self._states)]
+        first = [statistics[0].inputs[0] for statistics in self._orders.values()][:1]
+        program = Program([*nodes, *(first if ordered else ())])
+        cells, counts, pieces, runs = [], [], [], None
+        done = 0
+        for segments in blocks(self._child):
+            values = program.run(Block(self._columns, segments.rows, segments.counts))
+            if len(values) > len(nodes):
+                rows = values.pop()
+                if runs is None:
+                    runs = np.empty(self._child.size, dtype=rows.dtype)
+                runs[done : done + rows.size] = rows
+                done += rows.size
+            cells.append(segments.cells)
+            counts.append(segments.counts)
+            pieces.append(values)
+        if not pieces:
+            return {}, None
+        self.cells, self.counts = np.concatenate(cells), np.concatenate(counts)
+        arrays = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        return {node.key: array for node, array in zip(nodes, arrays, strict=True)}, runs
+
+    def of_coarse(
+        self, finest: Values, runs: Array | None, cells: Sequence[Cells], *, digests: bool
+    ) -> tuple[Values, Values]:
+        """Return values of the coarse cells, one order after the other; and digests by key."""
+        if not self._child.size or not (digests or len(cells) > 1):
+            return {}, {}
+        values = self._merged(finest, cells)
+        digested: Values = {}
+        for key, statistics in self._orders.items():
+            if runs is None:
+                runs = self._sorted_rows(statistics[0].inputs[0])
+            rows, runs = Ordered(runs, cells, digests=digests), None
+            if len(cells) > 1:
+                orders = [node.order for node in statistics if node.order is not None]
+                found = rows.order_statistics(orders)
+                values.update(zip([node.key for node in statistics], found, strict=True))
+            if digests:
+                digested[key] = rows.digests()
+            del rows
+        if len(cells) > 1:
+            known = [*self._states, *(node for nodes in self._orders.values() for node in nodes)]
+            RowsOfLevels(self._child, self._columns, cells).complete(self._roots, known, values)
+            evaluate(self._roots, values)
+        return values, digested
+
+    def _merged(self, finest: Values, cells: Sequence[Cells]) -> Values:
+        by_level = [finest]
+        for level in cells[1:]:
+            by_level.append(merge(self._states, by_level[-1], level.starts))
+        if len(by_level) == 1:
+            return {}
+        keys = by_level[1]
+        return {key: np.concatenate([level[key] for level in by_level[1:]]) for key in keys}
+
+    def _sorted_rows(self, ordered: Node) -> Array:
+        program = Program([ordered])
+        runs, done = None, 0
+        for segments in blocks(self._child):
+            (rows,) = program.run(Block(self._columns, segments.rows, segments.counts))
+            if runs is None:
+                runs = np.empty(self._child.size, dtype=rows.dtype)
+            runs[done : done + rows.size] = rows
+            done += rows.size
+        assert runs is not None  # noqa: S101 - there are rows
+        return runs
+
+
+def _results(
+    statistics: Mapping[str, Compiled],
+    kept: Kept | None,
     children: int,
-) -> None:
-    program = Program([*kept.states, *kept.ordered])
-    for level, result in enumerate(results):
-        coarsest = level == len(results) - 1
-        for spec in kept.specs():
-            if coarsest or not spec.is_digest:
-                result.state[spec.name] = spec.empty(children >> 2 * level)
-        for segments in blocks(child >> np.asarray(2 * level, dtype=child.dtype)):
-            block = Block(columns, segments.rows, segments.counts)
-            values = program.run(block)
-            known = dict(zip([node.key for node in kept.states], values, strict=False))
-            for name, array in kept.arrays(known, kept.states).items():
-                result.state[name][segments.cells] = array
-            if coarsest:
-                ordered = dict(zip(kept.digest_names(), values[len(kept.states) :], strict=True))
-                for name, array in ordered.items():
-                    parts = np.split(array, block.starts[1:])
-                    result.state[name][segments.cells] = [
-                        digests.digest(part[~np.isnan(part)]) for part in parts
-                    ]
+    levels: Sequence[Cells],
+    values: Values,
+) -> list[Level]:
+    # Of several orders, the finest of which has so many cells.
+    ends = np.cumsum([level.cells.size for level in levels], dtype=np.intp).tolist()
+    slices = [slice(end - level.cells.size, end) for end, level in zip(ends, levels, strict=True)]
+    results = [Level({}) for _ in levels]
+    for name, compiled in statistics.items():
+        found = cast(compiled, values[compiled.node.key]) if values else None
+        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
+            output = empty_output(compiled, children >> 2 * order)
+            if found is not None:
+                output[level.cells] = found[these]
+            results[order].values[name] = output
+    if kept is None:
+        return results
+    states = kept.arrays(values, kept.states) if values else {}
+    for spec in kept.specs():
+        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
+            if spec.is_digest:
+                continue
+            output = spec.empty(children >> 2 * order)
+            if states:
+                output[level.cells] = states[spec.name][these]
+            results[order].state[spec.name] = output
+    return results

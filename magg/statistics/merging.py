@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from magg.statistics.cells import lengths_of
 from magg.statistics.declare import Compiled
 from magg.statistics.expressions import reduce_rows
 from magg.statistics.segments import Array, Block, Kind, Node, column
@@ -61,9 +62,9 @@ def is_local(node: Node) -> bool:
     return node.kind is Kind.CONSTANT
 
 
-def states_of(roots: Iterable[Node]) -> list[Node]:
-    """Return the states that nodes rest on; those that others need to be merged come first."""
-    states: dict[str, Node] = {}
+def leaves_of(roots: Iterable[Node]) -> list[Node]:
+    """Return the states and order statistics that nodes rest on, and what merging these needs."""
+    leaves: dict[str, Node] = {}
     seen: set[str] = set()
     stack = list(roots)
     while stack:
@@ -71,12 +72,26 @@ def states_of(roots: Iterable[Node]) -> list[Node]:
         if node.key in seen:
             continue
         seen.add(node.key)
-        if not is_state(node):
+        if is_state(node):
+            stack.extend(_centre(node))
+        else:
             stack.extend(node.inputs)
-            continue
-        states[node.key] = node
-        stack.extend(_centre(node))
-    return sorted(states.values(), key=lambda node: len(_centre(node)))
+        if is_state(node) or node.order is not None:
+            leaves[node.key] = node
+    return list(leaves.values())
+
+
+def states_of(roots: Iterable[Node]) -> list[Node]:
+    """Return the states that nodes rest on; those that others need to be merged come first."""
+    states = [node for node in leaves_of(roots) if is_state(node)]
+    return sorted(states, key=lambda node: len(_centre(node)))
+
+
+def order_statistics_of(roots: Iterable[Node]) -> list[Node]:
+    """Return the order statistics that nodes rest on and that are of rows as they are."""
+    return [
+        node for node in leaves_of(roots) if node.order is not None and is_local(node.inputs[0])
+    ]
 
 
 def centres_of(states: Iterable[Node]) -> list[Node]:
@@ -110,7 +125,7 @@ def merge(states: Iterable[Node], values: Mapping[str, Array], starts: NDArray[n
             if state.fold.centre is not None:
                 evaluate(state.fold.centre, merged)
                 number, mean = (node.key for node in state.fold.centre)
-                lengths = np.diff(starts, append=size)
+                lengths = lengths_of(starts, size)
                 away = values[mean] - np.repeat(merged[mean], lengths)
                 # A part without a value has no mean.
                 parts = parts + np.where(values[number] > 0, values[number] * away**2, 0.0)

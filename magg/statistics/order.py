@@ -73,12 +73,14 @@ class Quantile:
         position = (sizes - 1) * self.q
         fraction = position - position.astype(np.intp)
         step = above - below
-        return np.where(fraction < 0.5, below + step * fraction, above - step * (1 - fraction))
+        near_below, near_above = below + step * fraction, above - step * (1 - fraction)
+        result: Array = np.where(fraction < 0.5, near_below, near_above)
+        return result
 
 
 def sort_segments(values: Array, starts: Indices, counts: Indices) -> None:
     """Sort each segment in place, NaN last."""
-    keys = _sort_keys(values)
+    keys = sort_keys(values)
     several = counts > 1
     starts, stops = starts[several], (starts + counts)[several]
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
@@ -118,13 +120,14 @@ def _sort(block: Block, values: Array) -> Array:
     return ordered
 
 
-def _sort_keys(values: Array) -> Array:
+def sort_keys(values: Array) -> Array:
+    """Return a view of values that is fast to sort."""
     # The bits of floats without a sign, NaN included, are in order as integers too, and integers
     # are faster to compare.
-    if values.dtype.kind != "f" or values.itemsize < 4:
+    if values.dtype.kind != "f" or values.itemsize < 4 or not values.dtype.isnative:
         return values
     bits = values.view(np.dtype(f"i{values.itemsize}"))
-    return bits if bits.min() >= 0 else values
+    return bits if bits.min(initial=0) >= 0 else values
 
 
 def _all_sizes(block: Block, _: Array) -> NDArray[np.intp]:
@@ -134,10 +137,21 @@ def _all_sizes(block: Block, _: Array) -> NDArray[np.intp]:
 def _valid_sizes(block: Block, ordered: Array) -> NDArray[np.intp]:
     # NaN sorts last, so that the others come first. One at least: where there is nothing but NaN,
     # the first of them gives the NaN that is due.
+    sizes = block.counts - missing_values(ordered, block.starts, block.counts)
+    sizes[sizes == 0] = 1
+    return sizes
+
+
+def missing_values(ordered: Array, starts: Indices, counts: Indices) -> Indices:
+    """Return how many values of each sorted segment are NaN."""
+    none = np.zeros(starts.size, dtype=np.intp)
     if ordered.dtype.kind != "f":
-        return block.counts
-    missing = np.add.reduceat(np.isnan(ordered), block.starts, dtype=np.intp)
-    return np.maximum(block.counts - missing, 1)
+        return none
+    ends = starts + counts
+    for index in np.flatnonzero(np.isnan(ordered.take(ends - 1))).tolist():
+        segment = ordered[starts[index] : ends[index]]
+        none[index] = segment.size - np.searchsorted(segment, np.nan)
+    return none
 
 
 def _has_nan(block: Block, ordered: Array) -> Mask | None:

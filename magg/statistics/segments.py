@@ -151,35 +151,48 @@ class Program:
     ----------
     roots : sequence of Node
         The nodes whose values are wanted.
+    given : sequence of Node, optional
+        Nodes that are not computed: their values are handed to `run`.
     """
 
-    def __init__(self, roots: Sequence[Node]) -> None:
-        nodes = _ordered(roots)
+    def __init__(self, roots: Sequence[Node], given: Sequence[Node] = ()) -> None:
+        nodes = _ordered(roots, given)
         slots = {node.key: slot for slot, node in enumerate(nodes)}
         self._roots = [slots[root.key] for root in roots]
-        inputs = [[slots[source.key] for source in node.inputs] for node in nodes]
-        last_use = {source: slot for slot, sources in enumerate(inputs) for source in sources}
+        computed = nodes[len(given) :]
+        inputs = [[slots[source.key] for source in node.inputs] for node in computed]
+        last_use = {source: step for step, sources in enumerate(inputs) for source in sources}
         for root in self._roots:
             last_use.pop(root, None)
-        finished: list[list[int]] = [[] for _ in nodes]
-        for source, slot in last_use.items():
-            finished[slot].append(source)
-        self._steps = list(zip([node.compute for node in nodes], inputs, finished, strict=True))
+        finished: list[list[int]] = [[] for _ in computed]
+        for source, step in last_use.items():
+            finished[step].append(source)
+        self._steps = list(zip([node.compute for node in computed], inputs, finished, strict=True))
 
-    def run(self, block: Block) -> list[Array]:
-        """Return the values of the roots over a block, silently where they are undefined."""
-        values: list[Any] = [None] * len(self._steps)
+    def run(self, block: Block, given: Sequence[Array] = ()) -> list[Array]:
+        """Return the values of the roots over a block, silently where they are undefined.
+
+        Parameters
+        ----------
+        block : Block
+        given : sequence of ndarray, optional
+            The values of the nodes that are not computed.
+        """
+        values: list[Any] = [*given, *[None] * len(self._steps)]
         with np.errstate(all="ignore"):
-            for slot, (compute, inputs, finished) in enumerate(self._steps):
+            for slot, (compute, inputs, finished) in enumerate(self._steps, len(given)):
                 values[slot] = compute(block, *[values[source] for source in inputs])
                 for source in finished:
                     values[source] = None
         return [values[root] for root in self._roots]
 
 
-def reachable(*roots: Node) -> list[Node]:
-    """Return nodes and all that they are computed from, each once, inputs first."""
-    return _ordered(roots)
+def reachable(*roots: Node, given: Sequence[Node] = ()) -> list[Node]:
+    """Return nodes and all that they are computed from, each once, inputs first.
+
+    Nodes that are given, and what only they are computed from, are left out.
+    """
+    return _ordered(roots, given)[len(given) :]
 
 
 def column(name: str) -> Node:
@@ -286,9 +299,9 @@ def _keys(nodes: Sequence[Node]) -> list[str]:
     return [node.key for node in nodes]
 
 
-def _ordered(roots: Sequence[Node]) -> list[Node]:
+def _ordered(roots: Sequence[Node], given: Sequence[Node] = ()) -> list[Node]:
     # Depth first without recursion: a node is pushed a second time, to be taken after its inputs.
-    nodes: dict[str, Node] = {}
+    nodes = {node.key: node for node in given}
     stack = [(root, False) for root in reversed(roots)]
     while stack:
         node, inputs_done = stack.pop()

@@ -23,9 +23,10 @@ from magg.statistics.merging import (
     Values,
     centres_of,
     evaluate,
-    is_state,
+    leaves_of,
     merge,
     mergeable,
+    order_statistics_of,
     states_of,
 )
 from magg.statistics.segments import Array, Form, Kind, Node, OrderStatistic, reachable
@@ -118,8 +119,7 @@ def merge_states(
     evaluate(centres_of(states), values)
     merged = merge(states, values, starts)
     result = kept.arrays(merged, states)
-    for node in kept.ordered:
-        name = _name("digest", node)
+    for name in kept.digests:
         if name in state:
             result[name] = digests.merge(state[name], starts)
     return result
@@ -144,15 +144,14 @@ def from_state(statistics: Mapping[str, Compiled], state: Mapping[str, Array]) -
     values, _ = kept.known(state)
     there = values[COUNT.key] > 0
     values = {key: array[there] for key, array in values.items()}
-    for node in kept.ordered:
-        name = _name("digest", node)
+    for name, node in kept.digests.items():
         if name in state:
             digest = state[name][there]
             for key, order in kept.orders(node):
                 values[key] = digests.order_statistic(order, digest, values[COUNT.key])
     results = {}
     for name, compiled in kept.statistics.items():
-        if all(node.key in values for node in _leaves(compiled.node)):
+        if all(node.key in values for node in leaves_of([compiled.node])):
             evaluate([compiled.node], values)
             results[name] = empty_output(compiled, there.size)
             results[name][there] = cast(compiled, values[compiled.node.key])
@@ -173,9 +172,8 @@ class Kept:
             name: compiled for name, compiled in statistics.items() if how[name] != "none"
         }
         roots = [compiled.node for compiled in self.statistics.values()]
-        leaves = {node.key: node for root in roots for node in _leaves(root)}.values()
-        self.states = states_of([COUNT, *(node for node in leaves if node.order is None)])
-        self._order_statistics = [node for node in leaves if node.order is not None]
+        self.states = states_of([COUNT, *roots])
+        self._order_statistics = order_statistics_of(roots)
         self.ordered = list({n.inputs[0].key: n.inputs[0] for n in self._order_statistics}.values())
 
     def specs(self) -> list[StateSpec]:
@@ -183,19 +181,20 @@ class Kept:
         specs = [_spec(node) for node in self.states]
         specs += [
             StateSpec(
-                name=_name("digest", node),
+                name=name,
                 dtype=np.dtype(np.float64),
                 shape=(digests.CENTROIDS, 2),
                 neutral=0.0,
                 words=f"digest of {_words(node)}: values and weights, ascending",
             )
-            for node in self.ordered
+            for name, node in self.digests.items()
         ]
         return sorted(specs, key=lambda spec: spec.name)
 
-    def digest_names(self) -> list[str]:
-        """Return the names of the digests, in the order of what is ordered."""
-        return [_name("digest", node) for node in self.ordered]
+    @property
+    def digests(self) -> dict[str, Node]:
+        """What is ordered, by the names of the digests of it."""
+        return {_name("digest", node): node for node in self.ordered}
 
     def orders(self, ordered: Node) -> list[tuple[str, OrderStatistic]]:
         """Return the keys and the statistics of what lies between ordered rows."""
@@ -217,21 +216,6 @@ class Kept:
         """Return values of nodes as arrays of states."""
         specs = [(node.key, _spec(node)) for node in states]
         return {spec.name: values[key].astype(spec.dtype, copy=False) for key, spec in specs}
-
-
-def _leaves(root: Node) -> list[Node]:
-    # Where computing from states begins: the states themselves, and order statistics.
-    leaves, stack, seen = [], [root], set()
-    while stack:
-        node = stack.pop()
-        if node.key in seen:
-            continue
-        seen.add(node.key)
-        if is_state(node) or node.order is not None:
-            leaves.append(node)
-        else:
-            stack.extend(node.inputs)
-    return leaves
 
 
 def _working(node: Node) -> type:
