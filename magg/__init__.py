@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from magg.maps import plot
     from magg.runner import run
     from magg.statistics import register_statistic
-    from magg.store import open_store
+    from magg.store import build_pyramid, open_store
 
 # Imported when first asked for, so that `import magg` stays cheap.
 _HOMES = {
     "Catalog": "magg.catalog",
     "PipelineConfig": "magg.config",
+    "build_pyramid": "magg.store",
     "load_config": "magg.config",
     "open_store": "magg.store",
     "plot": "magg.maps",
@@ -37,6 +38,7 @@ __all__ = [
     "Catalog",
     "PipelineConfig",
     "__version__",
+    "build_pyramid",
     "load_config",
     "open_store",
     "plot",

@@ -12,10 +12,9 @@ import traceback
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from magg.config import PipelineConfig, compile_statistics
 from magg.credentials import Access, redact
@@ -23,9 +22,11 @@ from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
 from magg.granules import GranuleRead, Rows, forget_sources, read_rows, use_access
 from magg.grid import Grid, from_decimal
-from magg.statistics import aggregate
-from magg.store import records
+from magg.statistics import Compiled, Level, aggregate, aggregate_levels
+from magg.store import coarse, records
 from magg.store.chunks import forget_stores, write_chunks
+from magg.store.levels import NOTHING, Holdings
+from magg.store.pieces import PieceName
 from magg.store.records import SkippedGranule
 
 TRACEBACK_CHARACTERS = 8_000
@@ -59,6 +60,10 @@ class CellTask:
         AWS region of the store's bucket.
     access : Access
         What granules of Earthdata are opened with.
+    coarser : Holdings
+        What the store holds beside the statistics of its child cells.
+    in_full : Holdings
+        What of that it holds with all statistics.
     """
 
     cell: str
@@ -73,6 +78,8 @@ class CellTask:
     on_granule_error: Literal["fail", "skip"] = "fail"
     region: str | None = None
     access: Access = field(default_factory=Access, repr=False)
+    coarser: Holdings = NOTHING
+    in_full: Holdings = NOTHING
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _process(task: CellTask) -> CellResult:
     statistics = compile_statistics(task.config)
     columns = {column for statistic in statistics.values() for column in statistic.columns}
     rows, granules, skipped = _read(task, columns)
-    values = aggregate(statistics, rows.child, rows.columns, task.grid.children)
+    levels = _aggregate(task, statistics, rows)
     observations = len(rows.child)
     record = records.Record(
         cell=task.cell,
@@ -188,7 +195,21 @@ def _process(task: CellTask) -> CellResult:
         skipped=skipped,
     )
     records.write_cell(
-        task.store, task.making, record, lambda: _write_chunks(task, values), task.region
+        task.store,
+        task.making,
+        record,
+        lambda: _write_chunks(task, levels),
+        task.region,
+        lambda orders, was_done: coarse.take_back(
+            task.store,
+            task.cell,
+            task.chunk,
+            task.grid,
+            orders,
+            statistics,
+            was_done=was_done,
+            region=task.region,
+        ),
     )
     return CellResult(
         task.cell,
@@ -221,15 +242,39 @@ def _read(
             return rows, tuple(read), tuple(skipped)
 
 
-def _write_chunks(task: CellTask, values: Mapping[str, NDArray[Any]]) -> None:
+def _aggregate(task: CellTask, statistics: Mapping[str, Compiled], rows: Rows) -> list[Level]:
+    """Compute the statistics of a cell at the child order, and where wanted at coarser ones."""
+    grid = task.grid
+    if task.coarser == NOTHING:
+        return [Level(aggregate(statistics, rows.child, rows.columns, grid.children))]
+    depth = grid.child_order - grid.parent_order
+    return aggregate_levels(statistics, rows.child, rows.columns, grid.children, depth, state=True)
+
+
+def _write_chunks(task: CellTask, levels: list[Level]) -> None:
+    grid = task.grid
+    version = f"{task.making}:{task.parents}:{sorted(task.in_full.extent)}"
     write_chunks(
         task.store,
-        task.grid.child_order,
+        grid.child_order,
         task.chunk,
-        values,
-        version=f"{task.making}:{task.parents}",
+        levels[0].values,
+        version=version,
         region=task.region,
     )
+    if task.coarser != NOTHING:
+        orders = [order for order in task.coarser.orders if order >= grid.parent_order]
+        coarse.write_coarser(
+            task.store,
+            task.chunk,
+            grid,
+            {order: levels[grid.child_order - order].values for order in orders},
+            levels[0].state if task.coarser.state else {},
+            levels[-1].state,
+            PieceName(task.cell, task.making, task.digest, task.in_full),
+            version=version,
+            region=task.region,
+        )
 
 
 def _note_failure(task: CellTask, result: CellResult) -> None:

@@ -128,6 +128,17 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _pyramid(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.store import build_pyramid
+
+    made = build_pyramid(
+        arguments.store, coarsest_order=arguments.coarsest_order, region=arguments.region
+    )
+    _tell(report.of_pyramid(made), made, arguments.json)
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from magg.demo import run_demo
 
@@ -172,6 +183,17 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("path", help="a store, or a catalog's JSON file")
     info.add_argument("--region", default="us-west-2", help="AWS region of the store's bucket")
     info.add_argument("--json", action="store_true", help="print JSON")
+    pyramid = _add(
+        commands,
+        "pyramid",
+        _pyramid,
+        "add coarser orders to a store, or repair them, without its granules",
+        "magg pyramid out.zarr\nmagg pyramid out.zarr --coarsest-order 6",
+    )
+    pyramid.add_argument("store", help="a local path or s3://bucket/prefix")
+    pyramid.add_argument("--coarsest-order", type=int, default=0, help="default: 0")
+    pyramid.add_argument("--region", default="us-west-2", help="AWS region of the store's bucket")
+    pyramid.add_argument("--json", action="store_true", help="print JSON")
     demo = _add(
         commands,
         "demo",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from magg import wire, yamltext
 from magg.errors import ConfigError, GridError, StatisticError
-from magg.grid import Grid
+from magg.grid import Grid, order_problems
 from magg.statistics import Compiled, Statistic, compile_statistic
 
 DEFAULT_PARENT_ORDER = 6
@@ -117,20 +117,44 @@ class Aggregation:
 
 @dataclass(frozen=True)
 class OutputGrid:
-    """The grid of the output. A parent order left out is taken from the catalog."""
+    """The grid of the output.
+
+    Parameters
+    ----------
+    child_order : int
+    parent_order : int, optional
+        Taken from the catalog where left out.
+    orders : tuple of int, optional
+        All orders that the store is to hold, the child order among them.
+    coarsest_order : int, optional
+        In place of ``orders``: every order from this one to the child order.
+    """
 
     child_order: int
     parent_order: int | None = None
+    orders: tuple[int, ...] | None = None
+    coarsest_order: int | None = None
     type: Literal["healpix"] = "healpix"
     indexing_scheme: Literal["nested"] = "nested"
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where the statistics go: the grid, and a local path or ``s3://bucket/prefix``."""
+    """Where the statistics go.
+
+    Parameters
+    ----------
+    grid : OutputGrid
+    store : str, optional
+        A local path or ``s3://bucket/prefix``.
+    state : bool, default False
+        Keep, beside the statistics of the child cells, what they can be merged from, so that
+        `magg.build_pyramid` can make coarser orders exactly.
+    """
 
     grid: OutputGrid
     store: str | None = None
+    state: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,6 +260,14 @@ def grid_of(config: PipelineConfig, parent_order: int | None = None) -> Grid:
     )
 
 
+def coarser_orders(config: PipelineConfig) -> tuple[int, ...]:
+    """Return the orders beside the child order that a config asks for, the finest first."""
+    grid = config.output.grid
+    if grid.coarsest_order is not None:
+        return tuple(range(grid.child_order - 1, grid.coarsest_order - 1, -1))
+    return tuple(sorted(set(grid.orders or ()) - {grid.child_order}, reverse=True))
+
+
 def get_child_order(config: PipelineConfig) -> int:
     """Return the order of the child cells."""
     return config.output.grid.child_order
@@ -325,11 +357,14 @@ def _statistic_problems(config: PipelineConfig) -> list[tuple[str, str]]:
 
 
 def _grid_problems(config: PipelineConfig) -> list[tuple[str, str]]:
+    grid = config.output.grid
+    found = order_problems(grid.child_order, grid.orders, grid.coarsest_order)
+    problems = [(f"output.grid.{key}", what) for key, what in found]
     try:
         grid_of(config)
     except GridError as error:
-        return [("output.grid", str(error))]
-    return []
+        problems.append(("output.grid", str(error)))
+    return problems
 
 
 def _config_error(

@@ -11,6 +11,7 @@ in area on the ellipsoid and gives the ids of ``healpix_geo`` with ``ellipsoid="
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,42 @@ class Grid:
     def children(self) -> int:
         """Number of child cells in a parent cell, which is the length of a chunk."""
         return 1 << 2 * (self.child_order - self.parent_order)
+
+
+def order_problems(
+    child: int, orders: Sequence[int] | None, coarsest: int | None
+) -> list[tuple[str, str]]:
+    """Return what is wrong with the orders that an output is to have beside its child order.
+
+    Parameters
+    ----------
+    child : int
+        The child order.
+    orders : sequence of int, optional
+        All orders wanted.
+    coarsest : int, optional
+        The coarsest of all orders wanted.
+
+    Returns
+    -------
+    list of (str, str)
+        Which of ``"orders"`` and ``"coarsest_order"`` is wrong, and why.
+    """
+    problems = []
+    if coarsest is not None and not 0 <= coarsest <= child:
+        problems.append(("coarsest_order", f"must be between 0 and child_order ({child})"))
+    if orders is None:
+        return problems
+    if coarsest is not None:
+        problems.append(("orders", "and coarsest_order say the same thing; leave one of them out"))
+    if child not in orders:
+        problems.append(("orders", f"does not hold child_order ({child})"))
+    if len(set(orders)) < len(orders):
+        problems.append(("orders", "names an order twice"))
+    if wrong := [order for order in orders if not 0 <= order <= child]:
+        shown = ", ".join(map(str, wrong))
+        problems.append(("orders", f"must be between 0 and child_order ({child}), not {shown}"))
+    return problems
 
 
 def locate(latitude: ArrayLike, longitude: ArrayLike) -> Words:

@@ -11,11 +11,13 @@ import numpy as np
 from magg.access import Reach, reach_of
 from magg.catalog import Catalog
 from magg.cell import CellTask
-from magg.config import PipelineConfig, grid_of
+from magg.config import PipelineConfig, coarser_orders, grid_of
 from magg.credentials import Access
 from magg.errors import CatalogError, ConfigError
 from magg.grid import Grid, from_decimal
 from magg.store import records, schema, template
+from magg.store.levels import Holdings, levels_of
+from magg.store.marks import list_marks
 from magg.store.open import normalise, told_of
 
 OnGranuleError = Literal["fail", "skip"]
@@ -79,6 +81,8 @@ class Plan:
             on_granule_error=self.on_granule_error,
             region=self.region,
             access=access,
+            coarser=chunks.has,
+            in_full=chunks.in_full,
         )
 
     def digest(self, cell: str) -> str:
@@ -89,14 +93,14 @@ class Plan:
         """Return the cells that have no record made from the same inputs; costs one listing."""
         if self.overwrite:
             return self.cells  # what the store holds is lost, or was when it was prepared
-        done = records.list_marks(self.store, self.region).done
+        marks = list_marks(self.store, self.region)
         accept_partial = self.on_granule_error == "skip"
+        wanted = Holdings(coarser_orders(self.config), self.config.output.state)
         return tuple(
             cell
             for cell in self.cells
-            if not any(
-                mark.satisfies(self.digest(cell), accept_partial=accept_partial)
-                for mark in done.get(cell, ())
+            if not marks.is_done(
+                cell, self.digest(cell), accept_partial=accept_partial, wanted=wanted
             )
         )
 
@@ -118,7 +122,11 @@ class Plan:
         """Return what a dry run reports, as plain data."""
         granules = [len(self.catalog.cells[cell]) for cell in self.cells]
         arrays = schema.array_specs(self.config, self.grid, {})
-        size = sum(array.dtype.itemsize for array in arrays) * self.grid.children
+        size = sum(array.dtype.itemsize for array in arrays)
+        leaves = self.grid.children * len(self.catalog)
+        levels = levels_of(self.grid, coarser_orders(self.config))
+        coarser = sum(len(level.ids(self.catalog.words)) for level in levels)
+        state = template.state_size(self.config)
         return {
             "granules": len({g for cell in self.cells for g in self.catalog.cells[cell]}),
             "granules_per_cell_min": min(granules),
@@ -126,8 +134,9 @@ class Plan:
             "granules_per_cell_max": max(granules),
             "parent_order": self.grid.parent_order,
             "child_order": self.grid.child_order,
-            "child_cells": self.grid.children * len(self.catalog),
-            "output_bytes": size * len(self.catalog),
+            "child_cells": leaves,
+            "coarser_orders": [level.order for level in levels],
+            "output_bytes": size * (leaves + coarser) + state * leaves,
         }
 
 

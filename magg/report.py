@@ -61,6 +61,7 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
             ("granules", f"{summary['granules']:,}"),
             ("granules per cell", per_cell),
             ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
+            ("coarser orders", _orders(summary["coarser_orders"])),
             ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
             ("would run on", f"{summary['backend']}" + (f", {workers} at once" if workers else "")),
             ("cost", _most(summary)),
@@ -105,6 +106,43 @@ def of_catalog(catalog: Catalog, path: Path) -> RenderableType:
     return _table([(name, text) for name, text in rows if text])
 
 
+def of_pyramid(made: Mapping[str, Any]) -> RenderableType:
+    """Return the table of what `magg.build_pyramid` tells."""
+    from rich.console import Group
+
+    rows = [
+        ("store", made["store"]),
+        ("coarser orders", _orders(made["orders"])),
+        ("parent cells", f"{made['cells']:,} in them, {made['cells_derived']:,} derived now"),
+    ]
+    return Group(_table(rows), *_lacking(made["absent"]))
+
+
+def _lacking(absent: Mapping[int, Mapping[str, str]]) -> list[RenderableType]:
+    """Return lines that say which statistics coarser orders lack, and why."""
+    from rich.text import Text
+
+    orders: dict[tuple[str, str], list[int]] = {}
+    for order, reasons in absent.items():
+        for told in reasons.items():
+            orders.setdefault(told, []).append(order)
+    return [
+        Text(f"{name} is not in orders {_orders(found)}: {reason}", style="yellow")
+        for (name, reason), found in orders.items()
+    ]
+
+
+def _orders(orders: Iterable[int]) -> str:
+    """Return orders in words, runs of them in short."""
+    runs: list[list[int]] = []
+    for order in sorted(orders, reverse=True):
+        if runs and runs[-1][-1] == order + 1:
+            runs[-1].append(order)
+        else:
+            runs.append([order])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
 def of_store(store: Mapping[str, Any]) -> RenderableType:
     """Return the tables of what `magg.store.inspect.describe` tells."""
     from rich.console import Group
@@ -122,6 +160,11 @@ def of_store(store: Mapping[str, Any]) -> RenderableType:
         ("store", store["store"]),
         ("parent cells", f"{store['parent_cells']:,} of order {store['parent_order']}"),
         ("child cells", f"{store['child_cells']:,} of order {store['child_order']}"),
+        (
+            "coarser orders",
+            _orders(store["orders"][:-1]),
+        ),
+        ("state", "of the child cells is kept" if store["has_state"] else ""),
         ("done", f"{cells['data'] + cells['empty']:,}, of which {cells['empty']:,} empty"),
         ("granules skipped in", f"{cells['partial']:,} cells" if cells["partial"] else ""),
         ("failed", f"{cells['failed']:,} cells" if cells["failed"] else ""),
@@ -131,7 +174,7 @@ def of_store(store: Mapping[str, Any]) -> RenderableType:
         ("config", store["config_digest"][:12]),
         ("made with", versions),
     ]
-    return Group(_table(rows), "", variables)
+    return Group(_table(rows), *_lacking(store["absent_variables"]), "", variables)
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> RenderableType:

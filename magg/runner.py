@@ -6,8 +6,9 @@ import contextlib
 import functools
 import multiprocessing
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from magg.executors.retry import Policy
 from magg.plan import OnGranuleError, Plan, make_plan
 from magg.preflight import preflight
 from magg.progress import make_listener
-from magg.store.open import DEFAULT_REGION
+from magg.store.consolidate import consolidate, leave_out
+from magg.store.levels import NOTHING
+from magg.store.open import DEFAULT_REGION, told_of
+from magg.store.template import Chunks
 from magg.summary import Tally
 from magg.worker import FUNCTIONS
 
@@ -33,6 +37,8 @@ IN_FLIGHT_UNKNOWN = 256
 POLICY = Policy()
 # Whose cells run in the region that is given; lithops may run them on any cloud, or here.
 AWS_BACKENDS = ("lambda", "sfn")
+# How long an interrupted run may go on to fill its coarser orders.
+AFTER_INTERRUPT_S = 5.0
 
 
 def run(
@@ -178,7 +184,8 @@ def run(
             drain.on_refused = plan.reach.refuse
         used = as_cloud(pool.executor).used
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
-        _run_cells(drain, tally, make_listener(progress), began, notices)
+        coarser = _coarser_orders(plan, chunks, todo)
+        _run_cells(drain, tally, make_listener(progress), began, notices, coarser)
         if drain.running and pool.is_own:
             stop_workers(pool.executor)  # stragglers that a second submission outran
         return tally.summary(time.perf_counter() - began, drain.retries)
@@ -220,7 +227,12 @@ def _dry_summary(
 
 
 def _run_cells(
-    drain: Drain, tally: Tally, listen: Listener, began: float, notices: Iterable[str]
+    drain: Drain,
+    tally: Tally,
+    listen: Listener,
+    began: float,
+    notices: Iterable[str],
+    coarser: AbstractContextManager[None],
 ) -> None:
     """Run all cells and tell the listener, which hears the end whatever happens."""
     cells = len(tally.plan.cells) - tally.skipped
@@ -231,7 +243,7 @@ def _run_cells(
         for notice in notices:
             listen(Notice(notice))
         # Closed here, lest a listener's error leave submissions waiting in the caller's executor.
-        with contextlib.closing(drain.results()) as results:
+        with coarser, contextlib.closing(drain.results()) as results:
             for result in results:
                 tally.results.append(result)
                 error = f"{result.error.type}: {result.error.message}" if result.error else None
@@ -242,6 +254,23 @@ def _run_cells(
         raise
     finally:
         listen(RunFinished(tally.summary(time.perf_counter() - began, drain.retries)))
+
+
+@contextlib.contextmanager
+def _coarser_orders(plan: Plan, chunks: Chunks, todo: Collection[str]) -> Iterator[None]:
+    """Keep the chunks that parent cells share in step with the cells that are done."""
+    if chunks.has == NOTHING:
+        yield
+        return
+    leave_out(plan.store, todo, plan.region)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # what stopped the run matters more
+            consolidate(plan.store, plan.region, within_s=AFTER_INTERRUPT_S)
+        raise
+    with told_of(plan.store):
+        consolidate(plan.store, plan.region)
 
 
 def _farewell(drain: Drain, tally: Tally) -> str:

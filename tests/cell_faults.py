@@ -22,8 +22,8 @@ from magg import Catalog, load_config, run
 from magg.executors.base import begin_worker
 from magg.grid import from_decimal, to_decimal
 from magg.plan import make_plan
-from magg.store import records
-from magg.store.inspect import parent_cells
+from magg.store.inspect import child_orders, parent_cells
+from magg.store.marks import list_marks
 from magg.testing import Track, simulate_granule
 
 PARENT_ORDER, CHILD_ORDER = 10, 11
@@ -67,9 +67,10 @@ def make_small(folder):
 def cells_of(store):
     """Return the bytes of every variable of each parent cell of a store."""
     root = zarr.open_group(str(store), mode="r")
-    group, parents = root[str(CHILD_ORDER)], parent_cells(root)
+    child = child_orders(root)[-1]
+    group, parents = root[str(child)], parent_cells(root)
     # A run that was killed while it grew the store leaves room that no cell has taken.
-    room = len(parents) * 4 ** (CHILD_ORDER - PARENT_ORDER)
+    room = len(parents) * 4 ** (child - PARENT_ORDER)
     arrays = {n: array[:room].reshape(len(parents), -1) for n, array in sorted(group.arrays())}
     return {
         to_decimal(word): {name: values[chunk].tobytes() for name, values in arrays.items()}
@@ -78,14 +79,16 @@ def cells_of(store):
 
 
 def done_cells(store):
-    return set(records.list_marks(str(store)).done)
+    return set(list_marks(str(store)).done)
 
 
 def assert_complete(store, expected):
     """Check that a store holds exactly the cells expected, all done and equal to the bit."""
     held = cells_of(store)
-    lengths = {array.shape for _, array in zarr.open_group(str(store))[str(CHILD_ORDER)].arrays()}
-    assert lengths == {(len(expected) * 4 ** (CHILD_ORDER - PARENT_ORDER),)}
+    root = zarr.open_group(str(store))
+    child = child_orders(root)[-1]
+    lengths = {array.shape for _, array in root[str(child)].arrays()}
+    assert lengths == {(len(expected) * 4 ** (child - PARENT_ORDER),)}
     assert set(held) == set(expected)
     assert done_cells(store) == set(expected)
     assert [cell for cell in expected if held[cell] != expected[cell]] == []

@@ -119,11 +119,13 @@ def killing_hook(number: int, when: str) -> tuple[Hook, SimpleNamespace]:
 
 def _scenario(order: dict) -> None:
     from cell_faults import small_orders
+    from pyramid_faults import pyramid_config
 
+    config = pyramid_config() if order.get("pyramid") else small_orders(load_config("atl06"))
     hook, seen = killing_hook(order.get("kill", 0), order.get("when", "before"))
     with hooked(hook):
         summary = run(
-            small_orders(load_config("atl06")),
+            config,
             catalog=Catalog.load(order["catalog"]),
             store=order["store"],
             progress=False,

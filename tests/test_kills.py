@@ -33,12 +33,12 @@ class Forks:
             text=True,
         )
 
-    def run(self, store, catalog, kill=0, when="before", **options):
+    def run(self, store, catalog, kill=0, when="before", *, pyramid=False, **options):
         """Run; return the exit status, and how many operations there were where it ended well."""
         status = self._folder / "status.json"
         status.unlink(missing_ok=True)
         order = {"store": str(store), "catalog": str(catalog), "kill": kill, "when": when}
-        order |= {"status": str(status), "options": options}
+        order |= {"status": str(status), "options": options, "pyramid": pyramid}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())

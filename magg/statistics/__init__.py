@@ -5,6 +5,7 @@ from magg.statistics.declare import Compiled, Statistic, compile_statistic
 from magg.statistics.levels import Level, aggregate_levels
 from magg.statistics.merging import mergeable, why_not_mergeable
 from magg.statistics.registry import register_statistic, unregister_statistic
+from magg.statistics.restoring import restorable, state_of_values
 from magg.statistics.states import StateSpec, from_state, merge_states, state_specs
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "merge_states",
     "mergeable",
     "register_statistic",
+    "restorable",
+    "state_of_values",
     "state_specs",
     "unregister_statistic",
     "why_not_mergeable",

@@ -1,5 +1,6 @@
 """The Zarr store that a run writes."""
 
 from magg.store.open import open_store
+from magg.store.pyramid import build_pyramid
 
-__all__ = ["open_store"]
+__all__ = ["build_pyramid", "open_store"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     import zarr
 
 # Opening the arrays of a store costs a read each; a worker meets the same store cell after cell.
-STORES_KEPT_OPEN = 8
+GROUPS_KEPT_OPEN = 32
+WRITES_AT_ONCE = 8
 
 
 def write_chunks(
@@ -31,7 +33,7 @@ def write_chunks(
     version: str,
     region: str | None = None,
 ) -> None:
-    """Write one chunk of every variable, each as one whole object.
+    """Write one chunk of every variable of the child order, each as one whole object.
 
     Parameters
     ----------
@@ -52,30 +54,68 @@ def write_chunks(
     StoreError
         If a variable cannot be written; names it.
     """
-    arrays = _open_arrays(path, child_order, tuple(sorted(values)), version, region)
+    arrays = _open_arrays(path, f"{child_order}", tuple(sorted(values)), version, region)
     for name, chunk_values in values.items():
-        start = chunk * len(chunk_values)
-        failure = f"{path}: variable {name} cannot be written"
-        try:
-            with told_of(failure):
-                arrays[name][start : start + len(chunk_values)] = np.asarray(chunk_values)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{failure}: {error}") from error
+        _write(path, arrays[name], chunk, chunk_values)
 
 
-@functools.lru_cache(maxsize=STORES_KEPT_OPEN)
+def write_coarse_chunks(
+    path: str,
+    chunk: int,
+    values: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    version: str,
+    region: str | None = None,
+) -> None:
+    """Write one chunk of every variable of other groups, several at a time.
+
+    Parameters
+    ----------
+    path, chunk, version, region
+        As `write_chunks`.
+    values : mapping of str to mapping of str to ndarray
+        Group to its variables. Those that the group does not have are left out.
+
+    Raises
+    ------
+    StoreError
+        As `write_chunks`.
+    """
+    writes = [
+        (array, values[group][name])
+        for group in values
+        for name, array in _open_arrays(path, group, None, version, region).items()
+        if name in values[group]
+    ]
+    with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:
+        for _ in pool.map(lambda write: _write(path, write[0], chunk, write[1]), writes):
+            pass
+
+
+def _write(path: str, array: zarr.Array[Any], chunk: int, values: NDArray[Any]) -> None:
+    start = chunk * len(values)
+    failure = f"{path}: variable {array.name.rpartition('/')[2]} cannot be written"
+    try:
+        with told_of(failure):
+            array[start : start + len(values)] = np.asarray(values)
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{failure}: {error}") from error
+
+
+@functools.lru_cache(maxsize=GROUPS_KEPT_OPEN)
 def _open_arrays(
-    path: str, child_order: int, names: tuple[str, ...], version: str, region: str | None
+    path: str, place: str, names: tuple[str, ...] | None, version: str, region: str | None
 ) -> dict[str, zarr.Array[Any]]:
+    """Return arrays of a group, all of them where no names are given."""
     import zarr
 
     del version  # only a part of the cache's key
     store = open_store(path, region=region)
     try:
-        group = zarr.open_group(store, path=str(child_order), mode="r+")
-        return {name: group[name] for name in names}
+        group = zarr.open_group(store, path=place, mode="r+")
+        return dict(group.arrays()) if names is None else {name: group[name] for name in names}
     except (KeyError, FileNotFoundError) as error:
         raise StoreError(f"{path}: the store is not complete ({error}); run again") from error
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import to_decimal
-from magg.store import records, schema
+from magg.store import schema
+from magg.store.declared import parent_cells
+from magg.store.levels import Holdings
+from magg.store.marks import Marks, list_marks
 from magg.store.open import DEFAULT_REGION, local_path, normalise, open_objects, open_store, told_of
-from magg.store.template import parent_cells, provenances
+from magg.store.template import provenances
 
 if TYPE_CHECKING:
     import zarr
@@ -64,7 +67,9 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
     Returns
     -------
     dict
-        ``store``, ``parent_order``, ``child_order``, ``parent_cells``, ``child_cells``,
+        ``store``, ``parent_order``, ``child_order``, ``orders`` (all of them, ascending),
+        ``has_state``, ``absent_variables`` (coarser orders to the statistics that they lack, and
+        why), ``parent_cells``, ``child_cells``,
         ``variables`` (name to dtype, units and chunks written), ``config_digest``, ``versions``,
         and ``cells``: how many parent cells are done with ``data``, done and ``empty``, done but
         for skipped granules (``partial``), ``failed`` at their last attempt, ``interrupted``
@@ -99,6 +104,9 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
         "child_order": made["child_order"],
         "parent_cells": len(parents),
         "child_cells": int(np.prod(group["cell_ids"].shape)),
+        "orders": child_orders(root),
+        "has_state": Holdings.of(root).state,
+        "absent_variables": _absent(root),
         "cells": cell_states(path, [to_decimal(word) for word in parents], region),
         "variables": variables,
         "config_digest": made["config_digest"],
@@ -106,11 +114,18 @@ def describe(path: str | Path, region: str | None = DEFAULT_REGION) -> dict[str,
     }
 
 
+def _absent(root: zarr.Group) -> dict[int, dict[str, str]]:
+    absent = {
+        order: root[f"{order}"].attrs["absent_variables"] for order in Holdings.of(root).orders
+    }
+    return {order: dict(reasons) for order, reasons in absent.items() if reasons}
+
+
 def cell_states(
     path: str | Path, cells: Sequence[str], region: str | None = DEFAULT_REGION
 ) -> dict[str, Any]:
     """Return how many cells are in which state, as `describe` tells it; costs one listing."""
-    marks = records.list_marks(normalise(path), region)
+    marks = list_marks(normalise(path), region)
     states = Counter(_state(cell, marks) for cell in cells)
     times = [mark.time for done in marks.done.values() for mark in done]
     return {name: states[name] for name in STATES} | {
@@ -119,7 +134,7 @@ def cell_states(
     }
 
 
-def _state(cell: str, marks: records.Marks) -> str:
+def _state(cell: str, marks: Marks) -> str:
     done = marks.done.get(cell)
     if cell in marks.failed:
         return "failed"

@@ -1,4 +1,7 @@
-"""One at a time: who makes or grows a store, lest two runs give one chunk to two cells."""
+"""One at a time: who makes or grows a store, lest two runs give one chunk to two cells.
+
+Another lock is for the chunks that parent cells share (`magg.store.shared`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +26,36 @@ NAME = ".magg/lock"
 # Making a template takes seconds, on slow networks a minute or so.
 STALE_AFTER_S = 300.0
 POLL_S = 0.2
+RENEW_AFTER_S = STALE_AFTER_S / 5
+
+
+@dataclass
+class Hold:
+    """A lock that is held; has to be renewed before it is five minutes old."""
+
+    objects: ObjectStore
+    name: str
+    me: dict[str, Any]
+
+    def is_mine(self) -> bool:
+        """Tell whether nobody has taken the lock over; renew it where that is due."""
+        if (read_signature(self.objects, self.name) or {}).get("token") != self.me["token"]:
+            return False
+        if time.time() - float(self.me["time"]) > RENEW_AFTER_S:
+            self.me["time"] = time.time()
+            self.objects.put(self.name, json.dumps(self.me).encode())
+        return True
 
 
 @contextlib.contextmanager
-def exclusive(path: str, region: str | None = None) -> Iterator[None]:
-    """Hold the lock of a store; wait while somebody else does.
+def exclusive(
+    path: str,
+    region: str | None = None,
+    *,
+    name: str = NAME,
+    patience_s: float = STALE_AFTER_S,
+) -> Iterator[Hold]:
+    """Hold a lock of a store; wait while somebody else does.
 
     The lock is an object that is created only where there is none. One whose process has died on
     this machine, or that is five minutes old, is taken over.
@@ -34,28 +63,28 @@ def exclusive(path: str, region: str | None = None) -> Iterator[None]:
     Raises
     ------
     StoreError
-        If the lock cannot be had within five minutes.
+        If the lock cannot be had within ``patience_s``.
     """
     objects = open_objects(path, region)
-    deadline = time.monotonic() + STALE_AFTER_S
+    deadline = time.monotonic() + patience_s
     with signed() as me:
         try:
-            while not _create(objects, NAME, me):
-                holder = read_signature(objects, NAME)
+            while not _create(objects, name, me):
+                holder = read_signature(objects, name)
                 if holder is not None and is_stale(holder):
-                    _take_away(objects, holder, me)
+                    _take_away(objects, holder, me, name)
                 elif time.monotonic() > deadline:
                     raise StoreError(
                         f"{path}: another run has been preparing this store for too long"
                     )
                 else:
                     time.sleep(POLL_S)
-            yield
+            yield Hold(objects, name, me)
         finally:
             # Also where making it failed, for only the answer may have been lost. What goes wrong
             # here matters less than what was done, and leaves a lock that is stale.
             with contextlib.suppress(Exception):
-                _delete_if_of(objects, me)
+                _delete_if_of(objects, name, me)
 
 
 # Tokens of those in this process who are at work; whatever else it signed was left behind.
@@ -108,11 +137,13 @@ def _create(objects: ObjectStore, name: str, me: dict[str, Any]) -> bool:
     return True
 
 
-def _take_away(objects: ObjectStore, holder: dict[str, Any], me: dict[str, Any]) -> None:
+def _take_away(
+    objects: ObjectStore, holder: dict[str, Any], me: dict[str, Any], name: str = NAME
+) -> None:
     """Delete a stale lock, but never the one that somebody else has put in its place since."""
-    claim = f"{NAME}-{holder['token']}"
+    claim = f"{name}-{holder['token']}"
     if _create(objects, claim, me):
-        _delete_if_of(objects, holder)
+        _delete_if_of(objects, name, holder)
         _delete(objects, claim)
         return
     claimant = read_signature(objects, claim)
@@ -122,9 +153,9 @@ def _take_away(objects: ObjectStore, holder: dict[str, Any], me: dict[str, Any])
         time.sleep(POLL_S)
 
 
-def _delete_if_of(objects: ObjectStore, holder: dict[str, Any]) -> None:
-    if (read_signature(objects, NAME) or {}).get("token") == holder["token"]:
-        _delete(objects, NAME)
+def _delete_if_of(objects: ObjectStore, name: str, holder: dict[str, Any]) -> None:
+    if (read_signature(objects, name) or {}).get("token") == holder["token"]:
+        _delete(objects, name)
 
 
 def _is_alive(pid: int) -> bool:

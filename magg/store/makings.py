@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from magg.errors import StoreError
 from magg.store import lock
+from magg.store.levels import NOTHING, Holdings
 from magg.store.open import object_names, remove_objects
 
 if TYPE_CHECKING:
@@ -30,35 +31,58 @@ FOLDER = ".magg"
 MADE, WRITING = f"{FOLDER}/made", f"{FOLDER}/writing"
 
 
-def begin(objects: ObjectStore) -> str:
-    """Return the token of a store, which is made where there is none."""
+def begin(objects: ObjectStore, holdings: Holdings = NOTHING) -> str:
+    """Return the token of a store, which is made where there is none.
+
+    Its object also tells what the store holds beside its child cells, so that workers that were
+    sent before that was added learn of it where they look for the token.
+    """
     found = [name.removeprefix(f"{MADE}/") for name in object_names(objects, MADE)]
-    if found:
-        return min(found)
-    token = uuid.uuid4().hex[:16]
-    objects.put(f"{MADE}/{token}", token.encode())
+    token = min(found) if found else uuid.uuid4().hex[:16]
+    content = " ".join([token, *sorted(holdings.extent)])
+    if not found or _read(objects, token) != content:
+        objects.put(f"{MADE}/{token}", content.encode())
     return token
 
 
-def require(objects: ObjectStore, path: str, token: str) -> None:
-    """Refuse to go on in a store that was made anew.
+def require(objects: ObjectStore, path: str, token: str) -> Holdings:
+    """Return what a store holds; refuse to go on in one that was made anew.
 
     Raises
     ------
     StoreError
         If it was.
     """
-    if not is_current(objects, token):
+    content = _read(objects, token)
+    if content is None:
         raise StoreError(f"{path}: the store was made anew since this run began; run again")
+    return Holdings.from_extent(content.split()[1:])
+
+
+def current(objects: ObjectStore, path: str) -> str:
+    """Return the token of a store.
+
+    Raises
+    ------
+    StoreError
+        If it has none, because it is being made anew.
+    """
+    found = [name.removeprefix(f"{MADE}/") for name in object_names(objects, MADE)]
+    if not found:
+        raise StoreError(f"{path}: the store is being made anew; wait for that, and run again")
+    return min(found)
 
 
 def is_current(objects: ObjectStore, token: str) -> bool:
     """Tell whether a store is still the one of a token."""
+    return _read(objects, token) is not None
+
+
+def _read(objects: ObjectStore, token: str) -> str | None:
     try:
-        objects.get(f"{MADE}/{token}").bytes()
+        return bytes(objects.get(f"{MADE}/{token}").bytes()).decode()
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def end(objects: ObjectStore) -> None:

@@ -96,6 +96,14 @@ def remove_objects(objects: ObjectStore, *names: str) -> None:
             objects.delete(name)
 
 
+def remove_together(objects: ObjectStore, names: list[str]) -> None:
+    """Delete objects in few requests, though some may be gone already."""
+    try:
+        objects.delete(names)
+    except FileNotFoundError:  # a bucket does not tell, a folder does and stops there
+        remove_objects(objects, *names)
+
+
 @contextmanager
 def told_of(path: str | Path) -> Iterator[None]:
     """Turn what obstore raises about a bucket into an error that names the store."""

@@ -10,6 +10,8 @@ Under ``{store}/.magg/``:
     listing.
 ``writing/{cell}/{inputs}.{token}.json``
     Somebody writes chunks of the cell, and who. Left behind where a worker died at it.
+``coarse/{cell}/...``
+    The values of the cell at coarser orders, in stores that have such; see `magg.store.pieces`.
 ``failed/{cell}.json``
     Why the last attempt at the cell failed; removed by the next that succeeds.
 
@@ -39,9 +41,11 @@ from magg.granules import GranuleRead
 from magg.grid import Grid
 from magg.store import makings
 from magg.store.chunks import parent_of
+from magg.store.coarse import take_back_all
+from magg.store.levels import NOTHING
 from magg.store.lock import STALE_AFTER_S, read_signature, signed
 from magg.store.makings import FOLDER, WRITING
-from magg.store.open import local_path, object_names, open_objects, remove_objects, told_of
+from magg.store.open import object_names, open_objects, remove_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ PATIENCE_S = STALE_AFTER_S
 GIVE_WAY_S = 0.5
 
 Status = Literal["data", "empty", "partial"]
+TakeBack = Callable[[tuple[int, ...], bool], None]
 
 
 @dataclass(frozen=True)
@@ -98,60 +103,10 @@ class Record:
     magg: str = __version__
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What the name of a record tells."""
-
-    digest: str
-    status: str
-    time: datetime
-
-    def satisfies(self, digest: str, *, accept_partial: bool) -> bool:
-        """Tell whether a cell with this record need not be done again."""
-        return self.digest == digest and (accept_partial or self.status != "partial")
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What one listing tells of all cells of a store."""
-
-    done: dict[str, tuple[Mark, ...]]
-    writing: dict[str, datetime]
-    failed: dict[str, datetime]
-
-
 def inputs_digest(config: PipelineConfig, grid: Grid, granules: Sequence[str]) -> str:
     """Return 32 hexadecimal digits that stand for all that decides the content of a cell."""
     inputs = [LAYOUT_VERSION, config.digest, grid.parent_order, grid.child_order, sorted(granules)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
-
-
-def list_marks(path: str, region: str | None = None) -> Marks:
-    """List the records of a store; costs one listing, however many cells there are."""
-    marks = Marks({}, {}, {})
-    local = local_path(path)
-    if local is not None and not local.exists():
-        return marks
-    with told_of(path):
-        found = [meta for batch in open_objects(path, region).list(prefix=FOLDER) for meta in batch]
-    current = {
-        meta["path"].rpartition("/")[2]
-        for meta in found
-        if meta["path"].startswith(f"{makings.MADE}/")
-    }
-    for meta in found:
-        kind, _, name = meta["path"].removeprefix(f"{FOLDER}/").partition("/")
-        if kind == "cells":
-            cell, making, *told = name.removesuffix(".json").replace(".", "/").split("/")
-            if making in current:
-                digest, status = told
-                mark = Mark(digest, status, meta["last_modified"])
-                marks.done[cell] = (*marks.done.get(cell, ()), mark)
-        elif kind == "writing":
-            marks.writing[name.partition("/")[0]] = meta["last_modified"]
-        elif kind == "failed":
-            marks.failed[name.removesuffix(".json")] = meta["last_modified"]
-    return marks
 
 
 def read_record(path: str, cell: str, region: str | None = None) -> Record | None:
@@ -174,6 +129,7 @@ def write_cell(
     record: Record,
     write_chunks: Callable[[], None],
     region: str | None = None,
+    take_back: TakeBack = lambda *_: None,
 ) -> None:
     """Write the chunks of a cell and then its record.
 
@@ -189,6 +145,9 @@ def write_cell(
         Writes all chunks of the cell; called again where this worker was taken for dead.
     region : str, optional
         AWS region of the bucket.
+    take_back : callable
+        Takes the former values of the cell out of the store's coarser orders, which it is told,
+        before the first chunk is written. Also told whether the cell was done before.
 
     Raises
     ------
@@ -197,7 +156,7 @@ def write_cell(
         was made anew or cannot be written to.
     """
     objects = open_objects(path, region)
-    writer = _Writer(path, objects, making, record, write_chunks)
+    writer = _Writer(path, objects, making, record, write_chunks, take_back)
     try:
         _patiently(path, record.cell, writer.write)
     finally:
@@ -229,6 +188,7 @@ class _Writer:
     making: str
     record: Record
     write_chunks: Callable[[], None]
+    take_back: TakeBack
     # Taken for dead, when its chunks may have come over those of somebody else.
     is_late: bool = False
 
@@ -237,12 +197,15 @@ class _Writer:
         objects, record = self.objects, self.record
         name = f"{DONE}/{record.cell}/{self.making}.{record.digest}.{record.status}.json"
         with _marked(objects, record.cell, _bytes_digest(record), me) as mark:
-            makings.require(objects, self.path, self.making)
+            held = makings.require(objects, self.path, self.making)
             if not _is_alone(objects, mark):
                 return False
             # The record of a twin stays true, unless granules were skipped, which may be others.
             old = object_names(objects, f"{DONE}/{record.cell}")
-            remove_objects(objects, *(o for o in old if o != name or record.skipped))
+            void = [o for o in old if o != name or record.skipped]
+            if held != NOTHING and (void or not old):
+                self.take_back(held.orders, bool(old))
+            remove_objects(objects, *void)
             try:
                 self.write_chunks()
             except BaseException:
@@ -269,6 +232,7 @@ def _void(path: str, objects: ObjectStore, chunk: int, region: str | None) -> No
         with _marked(objects, cell, "void", me) as mark:
             if not _is_alone(objects, mark):
                 return False
+            take_back_all(path, cell, chunk, region)
             remove_objects(objects, *object_names(objects, f"{DONE}/{cell}"))
         return True
 
@@ -286,6 +250,18 @@ def _marked(objects: ObjectStore, cell: str, inputs: str, me: dict[str, Any]) ->
         # What stopped the writing matters more than a mark that stays.
         with contextlib.suppress(Exception):
             remove_objects(objects, mark)
+
+
+def is_being_written(objects: ObjectStore, cell: str) -> bool:
+    """Tell whether anybody alive is at the chunks of a cell."""
+    marks = object_names(objects, f"{WRITING}/{cell}")
+    return not all(makings.is_dead(objects, mark) for mark in marks)
+
+
+def remove_dead_marks(objects: ObjectStore, cell: str) -> None:
+    """Remove what dead workers left that were at the chunks of a cell, which is whole again."""
+    marks = object_names(objects, f"{WRITING}/{cell}")
+    remove_objects(objects, *(mark for mark in marks if makings.is_dead(objects, mark)))
 
 
 def _is_alone(objects: ObjectStore, mark: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,15 @@ DGGS_CONVENTION = {
     "name": "dggs",
     "description": "Discrete Global Grid Systems convention for zarr",
 }
+MULTISCALES_CONVENTION = {
+    "schema_url": (
+        "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json"
+    ),
+    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v1/README.md",
+    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
+    "name": "multiscales",
+    "description": "Multiscale layout of zarr datasets",
+}
 # CF cell methods, and whether the result has the unit of its source.
 CELL_METHODS = {
     "min": "minimum",
@@ -52,12 +61,13 @@ KEEPS_UNITS = {*CELL_METHODS, "quantile", "percentile"} - {"var"}
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array along the cells axis."""
+    """One array along the cells axis, and along others of the lengths ``extra``."""
 
     name: str
     dtype: np.dtype[Any]
     fill: np.generic
     attributes: dict[str, Any] = field(default_factory=dict)
+    extra: tuple[int, ...] = ()
 
 
 def array_specs(
@@ -97,6 +107,32 @@ def array_specs(
 def root_mark(grid: Grid) -> dict[str, Any]:
     """Return what marks the root of a store as magg's."""
     return {"layout_version": LAYOUT_VERSION, "orders": [grid.child_order]}
+
+
+def pyramid_attributes(orders: Sequence[int], has_state: bool) -> dict[str, Any]:
+    """Return the attributes of the root of a store that holds several orders, or the state."""
+    mark = {"layout_version": LAYOUT_VERSION, "orders": sorted(orders)}
+    if has_state:
+        mark["state"] = True
+    if len(orders) == 1:
+        return {PROVENANCE: mark}
+    return {
+        PROVENANCE: mark,
+        "zarr_conventions": [MULTISCALES_CONVENTION],
+        "multiscales": {"layout": [{"asset": str(o)} for o in sorted(orders, reverse=True)]},
+    }
+
+
+def level_attributes(
+    leaf: Mapping[str, Any], order: int, made_from: str, absent: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the attributes of the group of a coarser order, from those of the child order."""
+    return {
+        **leaf,
+        "dggs": leaf["dggs"] | {"refinement_level": order},
+        "made_from": made_from,
+        "absent_variables": dict(absent),
+    }
 
 
 def group_attributes(config: PipelineConfig, grid: Grid, catalog_digest: str) -> dict[str, Any]:

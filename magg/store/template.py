@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magg.config import PipelineConfig
+from magg.config import PipelineConfig, coarser_orders, compile_statistics
 from magg.errors import StoreError, StoreMismatchError
-from magg.grid import Grid, Words, children_of, words_of
-from magg.store import lock, makings, schema
+from magg.grid import Grid, Words
+from magg.statistics import state_specs
+from magg.store import groups, lock, makings, schema
+from magg.store.declared import parent_cells
+from magg.store.levels import NOTHING, Holdings, Level, levels_of
 from magg.store.lock import exclusive
-from magg.store.open import local_path, object_names, open_objects, open_store, remove_objects
+from magg.store.open import local_path, object_names, open_objects, open_store, remove_together
 
 if TYPE_CHECKING:
     import zarr
@@ -36,10 +39,16 @@ class Chunks:
         Morton word of every parent cell of the store to its chunk.
     making : str
         The store that this is true of; see `magg.store.makings`.
+    has : Holdings
+        What the store holds beside the statistics of its child cells.
+    in_full : Holdings
+        What of that it holds with all statistics.
     """
 
     of: dict[int, int]
     making: str
+    has: Holdings = NOTHING
+    in_full: Holdings = NOTHING
 
 
 def prepare(
@@ -96,12 +105,20 @@ def prepare(
             _clear(path, region)
             held = np.zeros(0, dtype=np.uint64)
         new = np.setdiff1d(parents, held)
-        _complete(
+        has, in_full = _complete(
             open_store(path, region=region), config, grid, held, new, catalog_digest, sources or {}
         )
-        token = makings.begin(open_objects(path, region))
+        token = makings.begin(open_objects(path, region), has)
     chunks = {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
-    return Chunks(chunks, token)
+    return Chunks(chunks, token, has, in_full)
+
+
+def state_size(config: PipelineConfig) -> int:
+    """Return how many bytes a child cell takes of the state that a config keeps."""
+    if not config.output.state:
+        return 0
+    specs = state_specs(compile_statistics(config))
+    return sum(spec.dtype.itemsize for spec in specs if not spec.is_digest)
 
 
 def check(
@@ -155,22 +172,16 @@ def _root(path: str, region: str | None) -> zarr.Group | None:
         return None
 
 
-def parent_cells(root: zarr.Group) -> Words:
-    """Return the Morton words of the parent cells of a store, in the order of its chunks."""
-    parents = np.asarray(root[schema.PARENTS][:], dtype=np.uint64)
-    # A run that died while it grew the store may have left room that no cell took.
-    return parents[parents > 0]
-
-
 def provenances(root: zarr.Group) -> dict[int, dict[str, Any]]:
-    """Return what made each finished group of a store, by child order."""
+    """Return what made the finished group of a store's child order, by that order."""
     # Named by the root, because listing it makes zarr warn of the records beside the groups.
-    groups = {order: root.get(str(order)) for order in root.attrs[schema.PROVENANCE]["orders"]}
-    return {
+    held = {order: root.get(str(order)) for order in root.attrs[schema.PROVENANCE]["orders"]}
+    made = {
         order: dict(group.attrs[schema.PROVENANCE])
-        for order, group in groups.items()
+        for order, group in held.items()
         if group is not None and schema.PROVENANCE in group.attrs
     }
+    return {order: about for order, about in made.items() if about["child_order"] == order}
 
 
 def _is_empty(objects: ObjectStore) -> bool:
@@ -190,18 +201,14 @@ def _clear(path: str, region: str | None) -> None:
     def turn(key: str) -> int:
         folder, _, name = key.partition("/")
         if name == "zarr.json" and folder.isdecimal():
-            return 1
-        return 3 if key == "zarr.json" else 2
+            return int(folder)  # coarser orders before the child order
+        return 1001 if key == "zarr.json" else 1000
 
     objects = open_objects(path, region)
     makings.end(objects)
     doomed = sorted((key for key in object_names(objects) if key != lock.NAME), key=turn)
     for _, group in itertools.groupby(doomed, key=turn):
-        together = list(group)
-        try:
-            objects.delete(together)
-        except FileNotFoundError:  # a mark, which its worker has removed meanwhile
-            remove_objects(objects, *together)
+        remove_together(objects, list(group))
     folder = local_path(path)
     if folder is not None:
         for empty in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
@@ -217,46 +224,38 @@ def _complete(
     new: Words,
     catalog_digest: str,
     sources: Mapping[str, Mapping[str, str]],
-) -> None:
-    """Make or grow the groups and arrays of a store."""
+) -> tuple[Holdings, Holdings]:
+    """Make or grow the groups and arrays of a store.
+
+    Return what it then holds, and what of that with all statistics.
+    """
     import zarr
 
     mark = {schema.PROVENANCE: schema.root_mark(grid)}
     root = zarr.open_group(store, mode="a", attributes=mark)
+    has = Holdings.of(root)
+    wanted = Holdings(coarser_orders(config), config.output.state)
+    leaf = Level(grid.child_order, grid)
     group = root.require_group(str(grid.child_order))
-    _grow(group, schema.array_specs(config, grid, sources), grid, held, new)
+    groups.grow(group, schema.array_specs(config, grid, sources), leaf, held, new)
+    will_have = has.joined(wanted)
+    if will_have.state:
+        groups.add_state(group, compile_statistics(config), leaf, held, new)
+    attributes, in_full = schema.group_attributes(config, grid, catalog_digest), []
+    for level in levels_of(grid, will_have.orders):
+        contents = None
+        if level.order in wanted.orders:
+            contents = groups.from_observations(compile_statistics(config), level)
+        if groups.add_level(root, level, held, new, attributes, contents):
+            in_full.append(level.order)
     if len(new):
         _write_parents(root, np.concatenate([held, new]))
+    if will_have != has:
+        orders = (grid.child_order, *will_have.orders)
+        root.attrs.update(schema.pyramid_attributes(orders, will_have.state))
     # Written last: a group without provenance is a template that was never finished.
-    group.attrs.update(schema.group_attributes(config, grid, catalog_digest))
-
-
-def _grow(
-    group: zarr.Group, specs: list[schema.ArraySpec], grid: Grid, held: Words, new: Words
-) -> None:
-    """Give every array room for all parent cells, and the new ones their coordinates."""
-    from zarr.codecs import BloscCodec
-
-    cells = (len(held) + len(new)) * grid.children
-    for spec in specs:
-        if spec.name not in group:
-            group.create_array(
-                spec.name,
-                shape=(cells,),
-                chunks=(grid.children,),
-                dtype=spec.dtype,
-                fill_value=spec.fill,
-                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
-                dimension_names=(schema.DIMENSION,),
-                attributes=spec.attributes,
-            )
-        elif group[spec.name].shape != (cells,):
-            group[spec.name].resize((cells,))
-    if len(new):
-        ids = children_of(new, grid)
-        start = len(held) * grid.children
-        group["cell_ids"][start:] = ids
-        group["morton"][start:] = words_of(ids, grid.child_order)
+    group.attrs.update(attributes)
+    return will_have, Holdings(tuple(in_full), will_have.state)
 
 
 def _write_parents(root: zarr.Group, parents: Words) -> None:

@@ -19,8 +19,9 @@ from cell_faults import assert_complete, cells_of, done_cells, reads_as_done
 from magg import Catalog
 from magg.errors import StoreError
 from magg.grid import from_decimal
-from magg.store import lock, makings, records
+from magg.store import lock, makings, marks, records
 from magg.store.inspect import cell_states
+from magg.store.marks import Mark
 from magg.store.open import object_names, open_objects
 
 CELL = "-5121132"
@@ -121,7 +122,7 @@ def test_the_order_of_granules_in_a_catalog_means_nothing(small, path):
     ],
 )
 def test_a_partial_record_satisfies_only_who_accepts_it(status, accept_partial, satisfied):
-    mark = records.Mark("d", status, datetime.now(UTC))
+    mark = Mark("d", status, datetime.now(UTC))
     assert mark.satisfies("d", accept_partial=accept_partial) is satisfied
     assert not mark.satisfies("other", accept_partial=accept_partial)
 
@@ -138,7 +139,7 @@ def test_finding_out_what_is_done_costs_one_listing(small, path, monkeypatch):
             calls[name] += 1
             return getattr(self._inner, name)
 
-    monkeypatch.setattr(records, "open_objects", lambda *a, **k: Counting(open_objects(*a, **k)))
+    monkeypatch.setattr(marks, "open_objects", lambda *a, **k: Counting(open_objects(*a, **k)))
     assert small.run(path)["cells_skipped"] == len(small.cells)
     assert calls == {"list": 1}
 
