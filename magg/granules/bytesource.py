@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from magg.errors import GranuleError, GranuleNotFoundError
+from magg.errors import GranuleChangedError, GranuleError, GranuleNotFoundError
 
 DAMAGED = "the file is damaged or incomplete; download it again"
 
@@ -139,6 +139,6 @@ def whole(data: Any, start: int, stop: int, name: str) -> memoryview:
     return memoryview(data)
 
 
-def changed(name: str) -> GranuleError:
+def changed(name: str) -> GranuleChangedError:
     """Return the error about a granule that was replaced or written to meanwhile."""
-    return GranuleError(f"{name}: changed while it was being read; run again", granule=name)
+    return GranuleChangedError(f"{name}: changed while it was being read; run again", granule=name)

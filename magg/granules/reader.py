@@ -44,6 +44,8 @@ class GranuleRead:
         Rows of the whole granule without a valid position, which are in no cell.
     beams : tuple of str
         Beams that had rows in the cell.
+    stale : bool
+        The layout that was given for the granule was of another version of it, and not used.
     """
 
     granule: str
@@ -52,6 +54,7 @@ class GranuleRead:
     rows_dropped: dict[str, int]
     rows_unlocated: int
     beams: tuple[str, ...]
+    stale: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,13 @@ class Rows:
 
 
 def read_rows(
-    granules: Sequence[str], cell: int, grid: Grid, source: DataSource, columns: Collection[str]
+    granules: Sequence[str],
+    cell: int,
+    grid: Grid,
+    source: DataSource,
+    columns: Collection[str],
+    *,
+    layouts: Mapping[str, GranuleLayout] | None = None,
 ) -> tuple[Rows, list[GranuleRead]]:
     """Read the observations of one parent cell.
 
@@ -90,6 +99,11 @@ def read_rows(
     source : DataSource
     columns : collection of str
         The columns that are used. Others are not read, and do not decide about rows.
+    layouts : mapping of str to GranuleLayout, optional
+        What is known of granules, made with the same ``source`` and the parent order of ``grid``.
+        A layout may be narrowed to the cell: chunk tables that hold what the cell's runs need.
+        Where the granule turns out to be another than the layout's, by its size or ETag, the
+        layout is derived from the granule anew, and ``GranuleRead.stale`` says so.
 
     Returns
     -------
@@ -113,13 +127,13 @@ def read_rows(
     Memory: twice the result, and the rows of two granules in the cell (40 bytes each with two
     float32 columns; of all granules if they are remote) and a span of 8 MiB for each that is read.
     """
-    request = _Request(cell, grid, source, _used_columns(columns, source))
+    request = _Request(cell, grid, source, _used_columns(columns, source), layouts or {})
     _check_cell(cell, grid)
     parts, reads = [], []
     for visit in _visits(granules, request):
         of_granule = [_part(*beam, request) for beam in visit.beams()]
         parts += of_granule
-        reads.append(_summary(visit.layout, of_granule))
+        reads.append(_summary(visit, of_granule))
     none = child_indices(np.zeros(0, dtype=np.uint64), grid)
     rows = Rows(
         child=np.concatenate([none, *(part.child for part in parts)]),
@@ -139,6 +153,7 @@ class _Request:
     grid: Grid
     source: DataSource
     columns: dict[str, Column]
+    layouts: Mapping[str, GranuleLayout]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +162,7 @@ class _Visit:
 
     opened: ByteSource
     layout: GranuleLayout
+    stale: bool
     paths: list[tuple[BeamLayout, list[str], Words | None]]
     ranges: RangeRead
 
@@ -225,7 +241,11 @@ def _visit(granule: str, request: _Request) -> _Visit:
     """Open a granule and plan what to read of it."""
     opened = open_source(granule)
     try:
-        layout = layout_of(opened, request.source, request.grid.parent_order)
+        given = request.layouts.get(granule)
+        layout, stale = given, False
+        if layout is None or (layout.size, layout.etag) != (opened.size, opened.etag):
+            stale = given is not None
+            layout = layout_of(opened, request.source, request.grid.parent_order)
         paths, wants = [], []
         for beam in layout.beams:
             starts, stops = beam.runs(request.cell)
@@ -236,7 +256,7 @@ def _visit(granule: str, request: _Request) -> _Visit:
             datasets = _needed(granule, beam, request, coordinates=words is None)
             paths.append((beam, list(datasets), words))
             wants += [Want(beam.name, dataset, starts, stops) for dataset in datasets.values()]
-        return _Visit(opened, layout, paths, RangeRead(opened, wants))
+        return _Visit(opened, layout, stale, paths, RangeRead(opened, wants))
     except BaseException:
         opened.close()
         raise
@@ -308,14 +328,15 @@ def _with_nan(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
     return values
 
 
-def _summary(layout: GranuleLayout, parts: list[_Part]) -> GranuleRead:
+def _summary(visit: _Visit, parts: list[_Part]) -> GranuleRead:
     return GranuleRead(
-        granule=layout.granule,
+        granule=visit.layout.granule,
         rows_read=sum(part.rows_read for part in parts),
         rows_used=sum(len(part.child) for part in parts),
         rows_dropped={
             reason: sum(part.dropped[reason] for part in parts) for reason in ("quality", "missing")
         },
-        rows_unlocated=layout.unlocated,
+        rows_unlocated=visit.layout.unlocated,
         beams=tuple(part.beam for part in parts if part.rows_read),
+        stale=visit.stale,
     )
