@@ -16,7 +16,8 @@ from magg.config import Column
 from magg.errors import GranuleError
 from magg.granules import open_source
 from magg.granules.datasets import describe
-from magg.granules.ranges import LARGEST_SPAN, RangeRead, Want, fletcher32
+from magg.granules.filters import fletcher32
+from magg.granules.ranges import LARGEST_SPAN, RangeRead, Want
 from magg.granules.remote import BlockFile
 
 DTYPES = ("f4", "f8", ">f4", ">f8", "f2", "i1", "u1", "i2", ">i2", "i4", "u8", ">u4")
