@@ -60,7 +60,7 @@ def _inflate(data: Any, size: int) -> bytes:
     """Decompress; the size is known, so that the output is allocated once."""
     try:
         return isal_zlib.decompress(data, bufsize=size)
-    except isal_zlib.IsalError as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # isal types it as an instance
         raise ValueError(str(error)) from error
 
 
