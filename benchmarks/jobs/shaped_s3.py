@@ -1,9 +1,10 @@
-"""An S3-compatible server behind a slow line: ``shaped_s3.py LATENCY_S CONNECTION_MB_S TOTAL_MB_S``.
+"""An S3-compatible server behind a slow line.
 
-Every request waits before it goes on to the server; answers come no faster than the line allows,
-a connection for itself and all connections together. The proxy passes bytes on as they are and
-counts them. Prints where the server is as JSON, then answers each line on standard input with what
-came since the line before: requests, bytes, and the CPU time of this process and of the server.
+Run as ``shaped_s3.py LATENCY_S CONNECTION_MB_S TOTAL_MB_S``. Every request waits before it goes on
+to the server; answers come no faster than the line allows, a connection for itself and all
+connections together. The proxy passes bytes on as they are and counts them. Prints where the
+server is as JSON, then answers each line on standard input with what came since the line before:
+requests, bytes, connections, and the CPU time of this process and of the server.
 """
 
 from __future__ import annotations
