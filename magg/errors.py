@@ -79,6 +79,10 @@ class GranuleNotFoundError(GranuleError, FileNotFoundError):
     """A granule is not where the catalog says it is."""
 
 
+class GranuleChangedError(GranuleError):
+    """A granule is not what it was: another size, ETag or time of modification."""
+
+
 class StoreError(MaggError, OSError):
     """A store cannot be read or written."""
 

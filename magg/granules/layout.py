@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import DataSource
+from magg.errors import GranuleChangedError, GranuleError
 from magg.granules.beams import BeamLayout, find_beam
 from magg.granules.bytesource import ByteSource
 from magg.granules.cache import OnceCache
-from magg.granules.sources import open_hdf5, open_source
-from magg.granules.words import locate_beam
+from magg.granules.hdf5 import HDF5_ERRORS, HeldFile, read_hdf5
+from magg.granules.sources import open_source
+from magg.granules.words import locate_beams, read_latitudes
 from magg.grid import Words, nested_ids, prefixes, words_of
 
 # Runs of one cell closer than this are one run: the rows between cost less than another range.
@@ -28,6 +32,8 @@ LARGEST_ROW_GAP = 4096
 CACHE_BYTES = 128 << 20
 # What a dataset's layout takes beside its arrays.
 DATASET_BYTES = 1800
+# The order of a layout without runs, for which no longitudes were read.
+NO_ORDER = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,14 +102,47 @@ def granule_layout(granule: str, source: DataSource, parent_order: int) -> Granu
     GranuleError
         If it cannot be read, or a beam lacks its coordinates.
     """
+    known = known_layout(granule, source, parent_order)
+    if known is not None:
+        try:
+            with open_source(granule, (known.size, known.etag)) as opened:
+                opened.ask_unchanged()
+            return known
+        except GranuleChangedError:
+            forget_layout(granule, source, parent_order)
     with open_source(granule) as opened:
         return layout_of(opened, source, parent_order)
 
 
 def layout_of(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
-    """Return the layout of an open granule: `granule_layout` for those who go on reading it."""
-    key = (opened.name, opened.size, opened.etag, _digest(source), parent_order)
-    return _layouts.get(key, lambda: _computed(opened, source, parent_order))
+    """Return the layout of an open granule: `granule_layout` for those who go on reading it.
+
+    With `NO_ORDER`, only the latitudes are read: the beams have no runs, and rows without a valid
+    longitude are not counted.
+    """
+    key, version = _key(opened.granule, source, parent_order), (opened.size, opened.etag)
+    known = _layouts.peek(key)
+    if known is not None and (known.size, known.etag) != version:
+        _layouts.discard(key)
+    found = _layouts.get(key, lambda: _computed(opened, source, parent_order))
+    if (found.size, found.etag) != version:  # another thread opened another version
+        found = _computed(opened, source, parent_order)
+    opened.drop_head()
+    return found
+
+
+def known_layout(granule: str, source: DataSource, parent_order: int) -> GranuleLayout | None:
+    """Return the layout that a granule had when this process last derived it, or None."""
+    return _layouts.peek(_key(granule, source, parent_order))
+
+
+def forget_layout(granule: str, source: DataSource, parent_order: int) -> None:
+    """Forget a layout that a granule no longer has."""
+    _layouts.discard(_key(granule, source, parent_order))
+
+
+def _key(granule: str, source: DataSource, parent_order: int) -> Hashable:
+    return granule, _digest(source), parent_order
 
 
 _layouts: OnceCache[GranuleLayout] = OnceCache(CACHE_BYTES)
@@ -120,14 +159,18 @@ def _digest(source: DataSource) -> bytes:
 
 
 def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
-    with open_hdf5(opened) as file:
-        found = [find_beam(file, name, source, opened.name) for name in source.groups]
-    beams, unlocated = [], 0
-    for beam in found:
-        if beam is not None:
-            words = locate_beam(opened, beam)
-            unlocated += int(np.count_nonzero(words == 0))
-            beams.append(_with_runs(beam, words, parent_order))
+    beams = read_hdf5(opened, lambda file, held: _beams(file, held, source, opened.name))
+    opened.drop_head()
+    unlocated = 0
+    if parent_order == NO_ORDER:
+        for beam, values in zip(beams, read_latitudes(opened, beams), strict=True):
+            unlocated += len(values) - int(np.count_nonzero(valid_latitudes(beam, values)))
+    else:
+        words = locate_beams(opened, beams)
+        unlocated = sum(int(np.count_nonzero(found == 0)) for found in words)
+        beams = [
+            _with_runs(beam, found, parent_order) for beam, found in zip(beams, words, strict=True)
+        ]
     opened.check_unchanged()  # h5py opened the file by its path, a second time
     return GranuleLayout(
         granule=opened.name,
@@ -137,6 +180,39 @@ def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> Gran
         beams=tuple(beams),
         unlocated=unlocated,
     )
+
+
+def valid_latitudes(beam: BeamLayout, latitude: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which latitudes of a beam, as stored, are those of a place."""
+    valid = np.abs(latitude) <= 90.0
+    for fill in beam.latitude.missing:
+        valid &= latitude != fill
+    return np.asarray(valid)
+
+
+def runs_between(
+    beam: BeamLayout, latitude: NDArray[Any], south: float, north: float
+) -> tuple[list[int], list[int]]:
+    """Return the starts and stops of the runs that hold all rows between two latitudes."""
+    inside = (latitude >= south) & (latitude <= north) & valid_latitudes(beam, latitude)
+    rows = np.flatnonzero(inside)
+    if not rows.size:
+        return [], []
+    apart = np.flatnonzero(np.diff(rows) > LARGEST_ROW_GAP)
+    firsts, lasts = np.append(0, apart + 1), np.append(apart, rows.size - 1)
+    return rows[firsts].tolist(), (rows[lasts] + 1).tolist()
+
+
+def _beams(file: Any, held: HeldFile | None, source: DataSource, granule: str) -> list[BeamLayout]:
+    """Return the beams of a file; where bytes are missing, go on, so that all that miss show."""
+    found = []
+    for name in source.groups:
+        try:
+            found.append(find_beam(file, name, source, granule))
+        except (*HDF5_ERRORS, GranuleError):
+            if held is None or not held.missing:
+                raise
+    return [beam for beam in found if beam is not None]
 
 
 def _with_runs(beam: BeamLayout, words: Words, order: int) -> BeamLayout:

@@ -388,3 +388,13 @@ def test_wide_grids_number_children_with_32_bits(tmp_path: Path) -> None:
     rows, _ = read_rows([granule], cell, grid, data_source(), USED)
     assert rows.child.dtype == np.uint32
     assert_same(rows, plain_read([granule], cell, grid, USED))
+
+
+def test_a_given_layout_is_used_and_a_stale_one_is_derived_anew(tmp_path: Path) -> None:
+    granule = write_granule(tmp_path / "a.h5", {"gt1l": few(4)})
+    given = {granule: granule_layout(granule, data_source(), 6)}
+    rows, (read,) = read_rows([granule], HERE, GRID, data_source(), ["h_li"], layouts=given)
+    assert (rows.columns["h_li"].tolist(), read.stale) == ([0, 1, 2, 3], False)
+    write_granule(tmp_path / "a.h5", {"gt1l": few(3)})
+    rows, (read,) = read_rows([granule], HERE, GRID, data_source(), ["h_li"], layouts=given)
+    assert (rows.columns["h_li"].tolist(), read.stale) == ([0, 1, 2], True)
