@@ -36,6 +36,7 @@ from magg.granules.entrytext import (
     text_of,
 )
 from magg.granules.layout import GranuleLayout
+from magg.granules.reader import GranuleRead
 
 VERSION = 1
 # A chunk that the cell does not need: reading there fails, as it must.
@@ -60,10 +61,21 @@ class Known:
     empty: dict[str, int]
 
 
-def has_rows(entry: GranuleEntry, cell: int, groups: Collection[str]) -> bool:
-    """Tell whether a granule has rows of some beams in a parent cell."""
-    runs = (beam.runs(cell) for beam in entry.beams if beam.name in groups)
-    return any(run.stop > run.start for run in runs)
+def without_rows(granule: str, unlocated: int) -> GranuleRead:
+    """Return what reading a granule that has no row in the cell would tell."""
+    return GranuleRead(granule, 0, 0, {"quality": 0, "missing": 0}, unlocated, ())
+
+
+def is_without_rows(
+    entry: GranuleEntry | None, cell: int, source: DataSource, columns: Collection[str]
+) -> bool:
+    """Tell whether it is certain that a granule has nothing to be read for a parent cell."""
+    paths = paths_of(source, columns)
+    return entry is not None and all(
+        _is_known(beam, source, paths) and not _length(beam.runs(cell))
+        for beam in entry.beams
+        if beam.name in source.groups
+    )
 
 
 def pack(
@@ -162,12 +174,16 @@ def _packed_granule(
         if not _is_known(beam, source, paths):
             return None  # what is wrong with it is the reader's to say
         runs = beam.runs(cell)
-        if runs.stop > runs.start:
+        if _length(runs):
             packed = _packed_beam(index, beam, runs, paths, number)
             if packed is None:
                 return None
             beams.append(packed)
     return [entry.size, entry.etag, unlocated, beams] if beams else unlocated
+
+
+def _length(runs: slice) -> int:
+    return int(runs.stop - runs.start)
 
 
 def _is_known(beam: BeamEntry, source: DataSource, paths: Sequence[str]) -> bool:
