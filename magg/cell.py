@@ -22,7 +22,7 @@ from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
 from magg.failure import CellFailure, failure_of
 from magg.granules import GranuleRead, Rows, forget_sources, read_rows, use_access
-from magg.granules.packing import unpack, without_rows
+from magg.granules.packing import unpack
 from magg.grid import Grid, from_decimal
 from magg.statistics import aggregate
 from magg.store import records
@@ -201,11 +201,7 @@ def _read(
             granules.remove(error.granule)
             skipped.append(SkippedGranule(error.granule, str(error)))
         else:
-            reads = {each.granule: each for each in read}
-            reads |= {
-                granule: without_rows(granule, unlocated)
-                for granule, unlocated in known.empty.items()
-            }
+            reads = dict(zip(granules, read, strict=True)) | known.reads_without_rows()
             return rows, tuple(reads[g] for g in task.granules if g in reads), tuple(skipped)
 
 

@@ -115,7 +115,7 @@ def of_catalog(catalog: Catalog, path: Path) -> RenderableType:
 
 def _index_of(about: Mapping[str, Any]) -> str:
     """Return one line about the index beside a catalog."""
-    index = about["index"]
+    index = about.get("index")
     if index is None:
         return ""
     if "error" in index:

@@ -132,8 +132,8 @@ def load(place: str) -> GranuleIndex:
     return _parsed(data, place)
 
 
-def about(catalog: str | None, granules: Collection[str]) -> dict[str, Any] | None:
-    """Return what can be told of the index beside a catalog; None where there is none.
+def about(catalog: str | None, granules: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what a catalog's summary tells of the index beside it: nothing where there is none.
 
     Parameters
     ----------
@@ -141,22 +141,17 @@ def about(catalog: str | None, granules: Collection[str]) -> dict[str, Any] | No
         Where the catalog is.
     granules : collection of str
         Of the catalog.
-
-    Returns
-    -------
-    dict
-        ``path``, and the number of ``granules`` that are in the index, or an ``error``.
     """
     place = place_of(catalog)
     if place is None:
-        return None
+        return {}
     try:
         found = load(place)
     except FileNotFoundError:
-        return None
+        return {}
     except CatalogError as error:
-        return {"path": place, "error": str(error)}
-    return {"path": place, "granules": len(found.entries.keys() & set(granules))}
+        return {"index": {"path": place, "error": str(error)}}
+    return {"index": {"path": place, "granules": len(found.entries.keys() & set(granules))}}
 
 
 class IndexFile:

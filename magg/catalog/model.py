@@ -302,9 +302,8 @@ class Catalog:
     def summary(self) -> dict[str, Any]:
         """Return what the catalog holds, in numbers and dates, as plain data.
 
-        ``index`` is None where no granule index lies beside the catalog; otherwise it names the
-        ``path`` and how many ``granules`` of the catalog are in it, or the ``error`` that hinders
-        its use.
+        Where a granule index lies beside the catalog, ``index`` names its ``path``, and how many
+        ``granules`` of the catalog are in it or the ``error`` that hinders its use.
         """
         counts = [len(granules) for granules in self.cells.values()]
         granules = self.granules
@@ -329,7 +328,7 @@ class Catalog:
                 for granule in granules
             ),
             **{name: self.metadata[name] for name in names if name in self.metadata},
-            "index": index.about(self.location, granules),
+            **index.about(self.location, granules),
         }
 
     def _measured(self, granule: str, first: str, last: str) -> bool:

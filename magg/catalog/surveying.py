@@ -6,7 +6,6 @@ Like `magg.cell.process_cell` they take and return plain data and never raise.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 
 from magg.config import DataSource
 from magg.credentials import Access
-from magg.errors import GranuleError
+from magg.errors import GranuleChangedError, GranuleError
 from magg.executors.retry import Kind
 from magg.failure import CellFailure, failure_of
 from magg.granules import forget_sources, open_source, use_access
@@ -24,6 +23,14 @@ from magg.granules.entrytext import EntryError, from_plain, to_text
 
 LOOKING_THREADS = 32
 _LARGEST_ENTRY = 256 << 20
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a granule was when it was surveyed: its size (bytes) and ETag."""
+
+    size: int
+    etag: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class SurveyTask:
     parent_order : int
     paths : tuple of str
         The datasets that are wanted alone, without runs of rows; everything if empty.
+    versions : tuple of Version
+        What the granules were, one for each, where they are looked at.
     access : Access
         What granules of Earthdata are opened with.
     """
@@ -49,6 +58,7 @@ class SurveyTask:
     source: DataSource
     parent_order: int
     paths: tuple[str, ...] = ()
+    versions: tuple[Version, ...] = ()
     access: Access = field(default_factory=Access, repr=False)
 
 
@@ -61,7 +71,7 @@ class Surveyed:
     cell : str
         The task's unit; a drain calls it a cell.
     answers : tuple of str
-        One for each granule, empty if there is none.
+        One for each granule.
     error : CellFailure, optional
     """
 
@@ -88,11 +98,11 @@ def survey_granule(task: SurveyTask) -> Surveyed:
 
 
 def look_at_granules(task: SurveyTask) -> Surveyed:
-    """Return the size and ETag of each granule as they are now."""
+    """Return of each granule whether it is the ``"same"``, ``"changed"``, or ``"unseen"``."""
 
     def answers() -> list[str]:
         with ThreadPoolExecutor(LOOKING_THREADS, thread_name_prefix="magg-look") as pool:
-            return list(pool.map(_look, task.granules))
+            return list(pool.map(_look, task.granules, task.versions))
 
     return _answered(task, answers)
 
@@ -117,19 +127,15 @@ def unpacked(answer: str, parent_order: int) -> GranuleEntry:
         raise EntryError(f"a worker's entry of a granule makes no sense: {error}") from None
 
 
-def seen(answer: str) -> tuple[int, str] | None:
-    """Return the size and ETag that `look_at_granules` answered, or None if there are none."""
-    if not answer:
-        return None
-    size, etag = json.loads(answer)
-    return int(size), str(etag)
-
-
-def _look(granule: str) -> str:
-    # Whatever is wrong with a granule shows when it is surveyed, or read.
-    with contextlib.suppress(GranuleError), open_source(granule) as opened:
-        return json.dumps([opened.size, opened.etag])
-    return ""
+def _look(granule: str, version: Version) -> str:
+    try:
+        with open_source(granule, (version.size, version.etag)) as opened:
+            opened.ask_unchanged()
+    except GranuleChangedError:
+        return "changed"
+    except GranuleError:  # what is wrong shows when it is surveyed, or read
+        return "unseen"
+    return "same"
 
 
 def _answered(task: SurveyTask, answers: Callable[[], list[str]]) -> Surveyed:

@@ -17,8 +17,10 @@ class ByteSource(Protocol):
 
     Attributes
     ----------
+    granule : str
+        Path or URL, as it is in the catalog.
     name : str
-        Path or URL, for messages.
+        The same for messages and records: without a signature.
     size : int
         Bytes.
     etag : str
@@ -26,6 +28,7 @@ class ByteSource(Protocol):
         and inode.
     """
 
+    granule: str
     name: str
     size: int
     etag: str
@@ -35,7 +38,15 @@ class ByteSource(Protocol):
         ...
 
     def check_unchanged(self) -> None:
-        """Raise `GranuleError` if the granule is not what it was when it was opened."""
+        """Raise `GranuleChangedError` if the granule is not what it was when it was opened."""
+        ...
+
+    def ask_unchanged(self) -> None:
+        """Do the same where nothing is read, asking the server."""
+        ...
+
+    def drop_head(self) -> None:
+        """Let go of bytes that came when the granule was opened."""
         ...
 
     def close(self) -> None:
@@ -69,7 +80,7 @@ class LocalSource(Closing):
     """
 
     def __init__(self, path: str) -> None:
-        self.name = path
+        self.granule = self.name = path
         self._fd = -1
         try:
             # Looked at before it is opened: opening a pipe would wait for its writer.
@@ -106,8 +117,15 @@ class LocalSource(Closing):
             raise GranuleError(f"{self.name}: {error}", granule=self.name) from error
         return whole(data, start, stop, self.name)
 
+    def drop_head(self) -> None:
+        """Do nothing: opening a file brings none of its bytes."""
+
+    def ask_unchanged(self) -> None:
+        """Raise what `check_unchanged` does."""
+        self.check_unchanged()
+
     def check_unchanged(self) -> None:
-        """Raise `GranuleError` if another file is at the path, or the file was written to."""
+        """Raise `GranuleChangedError` if the path has another file, or it was written to."""
         try:
             unchanged = (
                 _status(Path(self.name).stat()) == self._status == _status(os.fstat(self._fd))
@@ -128,17 +146,23 @@ def _status(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def whole(data: Any, start: int, stop: int, name: str) -> memoryview:
+class ShortAnswerError(GranuleError):
+    """Another number of bytes came than was asked for."""
+
+
+def whole(data: Any, start: int, stop: int, name: str, granule: str = "") -> memoryview:
     """Return the data if they are as long as the range that was asked for."""
     if len(data) != stop - start:
-        raise GranuleError(
+        raise ShortAnswerError(
             f"{name}: ends early: {len(data)} bytes came of the {stop - start} from {start} on; "
             f"{DAMAGED}",
-            granule=name,
+            granule=granule or name,
         )
     return memoryview(data)
 
 
-def changed(name: str) -> GranuleChangedError:
+def changed(name: str, granule: str = "") -> GranuleChangedError:
     """Return the error about a granule that was replaced or written to meanwhile."""
-    return GranuleChangedError(f"{name}: changed while it was being read; run again", granule=name)
+    return GranuleChangedError(
+        f"{name}: changed while it was being read; run again", granule=granule or name
+    )

@@ -29,10 +29,14 @@ class OnceCache(Generic[ValueT]):
     limit : int
         Bytes that all kept values together may take. The latest value is kept even if it alone
         takes more.
+    leaving : callable, optional
+        Called with the key and the value of what leaves for want of room, before it is gone.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(
+        self, limit: int, leaving: Callable[[Hashable, ValueT], None] | None = None
+    ) -> None:
+        self.limit, self._leaving = limit, leaving
         self.clear()
 
     def clear(self) -> None:
@@ -74,6 +78,19 @@ class OnceCache(Generic[ValueT]):
             self._kept.move_to_end(key)
             return self._kept[key]
 
+    def put(self, key: Hashable, value: ValueT) -> None:
+        """Keep a value that was computed elsewhere, in place of any other."""
+        self.discard(key)
+        with self._lock:
+            self._keep(key, value)
+
+    def discard(self, key: Hashable) -> None:
+        """Forget a value, if it is kept."""
+        with self._lock:
+            value = self._kept.pop(key, None)
+            if value is not None:
+                self.nbytes -= value.nbytes
+
     def _computed(
         self, key: Hashable, future: Future[ValueT], compute: Callable[[], ValueT]
     ) -> ValueT:
@@ -89,9 +106,16 @@ class OnceCache(Generic[ValueT]):
             raise
         with self._lock:
             self._running.pop(key, None)
-            self._kept[key] = value
-            self.nbytes += value.nbytes
-            while self.nbytes > self.limit and len(self._kept) > 1:
-                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+            self._keep(key, value)
         future.set_result(value)
         return value
+
+    def _keep(self, key: Hashable, value: ValueT) -> None:
+        """Add a value and let others leave; the lock is held."""
+        self._kept[key] = value
+        self.nbytes += value.nbytes
+        while self.nbytes > self.limit and len(self._kept) > 1:
+            oldest, left = self._kept.popitem(last=False)
+            self.nbytes -= left.nbytes
+            if self._leaving is not None:
+                self._leaving(oldest, left)

@@ -7,6 +7,7 @@ as not direct, and h5py reads its rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +76,11 @@ class DatasetLayout:
     def rows(self) -> int:
         """Number of rows."""
         return self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
 
     @property
     def numeric(self) -> bool:

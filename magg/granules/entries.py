@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import Column, Coordinates, DataSource
-from magg.granules.beams import find_beam
-from magg.granules.bytesource import ByteSource
 from magg.granules.datasets import DatasetLayout
-from magg.granules.layout import GranuleLayout, granule_layout
-from magg.granules.sources import open_hdf5, open_source
+from magg.granules.hdf5 import read_hdf5
+from magg.granules.layout import GranuleLayout, find_beams, granule_layout
+from magg.granules.sources import open_source
 from magg.grid import Words
 
 
@@ -185,16 +184,10 @@ def describe_datasets(granule: str, source: DataSource, paths: Collection[str]) 
     """
     plain = _as_the_file_says(source.groups, source.coordinates, paths)
     with open_source(granule) as opened:
-        layout = _without_runs(opened, plain)
-        opened.check_unchanged()
+        found = read_hdf5(opened, lambda file, held: find_beams(file, held, plain, opened.name))
+        opened.check_unchanged()  # h5py opened the file by its path, a second time
+    layout = GranuleLayout(granule, opened.size, opened.etag, 0, tuple(found), 0)
     return _entry(layout, plain, {})
-
-
-def _without_runs(opened: ByteSource, source: DataSource) -> GranuleLayout:
-    with open_hdf5(opened) as file:
-        found = [find_beam(file, name, source, opened.name) for name in source.groups]
-    beams = tuple(beam for beam in found if beam is not None)
-    return GranuleLayout(opened.name, opened.size, opened.etag, 0, beams, 0)
 
 
 def _as_the_file_says(

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import DataSource
+from magg.errors import GranuleChangedError, GranuleError
 from magg.granules.beams import BeamLayout, find_beam
 from magg.granules.bytesource import ByteSource
 from magg.granules.cache import OnceCache
-from magg.granules.sources import open_hdf5, open_source
-from magg.granules.words import locate_beam
+from magg.granules.hdf5 import HDF5_ERRORS, HeldFile, read_hdf5
+from magg.granules.sources import open_source
+from magg.granules.words import locate_beams
 from magg.grid import Words, nested_ids, prefixes, words_of
 
 # Runs of one cell closer than this are one run: the rows between cost less than another range.
@@ -96,14 +100,43 @@ def granule_layout(granule: str, source: DataSource, parent_order: int) -> Granu
     GranuleError
         If it cannot be read, or a beam lacks its coordinates.
     """
+    known = known_layout(granule, source, parent_order)
+    if known is not None:
+        try:
+            with open_source(granule, (known.size, known.etag)) as opened:
+                opened.ask_unchanged()
+            return known
+        except GranuleChangedError:
+            forget_layout(granule, source, parent_order)
     with open_source(granule) as opened:
         return layout_of(opened, source, parent_order)
 
 
 def layout_of(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
     """Return the layout of an open granule: `granule_layout` for those who go on reading it."""
-    key = (opened.name, opened.size, opened.etag, _digest(source), parent_order)
-    return _layouts.get(key, lambda: _computed(opened, source, parent_order))
+    key, version = _key(opened.granule, source, parent_order), (opened.size, opened.etag)
+    known = _layouts.peek(key)
+    if known is not None and (known.size, known.etag) != version:
+        _layouts.discard(key)
+    found = _layouts.get(key, lambda: _computed(opened, source, parent_order))
+    if (found.size, found.etag) != version:  # another thread opened another version
+        found = _computed(opened, source, parent_order)
+    opened.drop_head()
+    return found
+
+
+def known_layout(granule: str, source: DataSource, parent_order: int) -> GranuleLayout | None:
+    """Return the layout that a granule had when this process last derived it, or None."""
+    return _layouts.peek(_key(granule, source, parent_order))
+
+
+def forget_layout(granule: str, source: DataSource, parent_order: int) -> None:
+    """Forget a layout that a granule no longer has."""
+    _layouts.discard(_key(granule, source, parent_order))
+
+
+def _key(granule: str, source: DataSource, parent_order: int) -> Hashable:
+    return granule, _digest(source), parent_order
 
 
 _layouts: OnceCache[GranuleLayout] = OnceCache(CACHE_BYTES)
@@ -120,23 +153,34 @@ def _digest(source: DataSource) -> bytes:
 
 
 def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
-    with open_hdf5(opened) as file:
-        found = [find_beam(file, name, source, opened.name) for name in source.groups]
-    beams, unlocated = [], 0
-    for beam in found:
-        if beam is not None:
-            words = locate_beam(opened, beam)
-            unlocated += int(np.count_nonzero(words == 0))
-            beams.append(_with_runs(beam, words, parent_order))
+    beams = read_hdf5(opened, lambda file, held: find_beams(file, held, source, opened.name))
+    opened.drop_head()
+    words = locate_beams(opened, beams)
     opened.check_unchanged()  # h5py opened the file by its path, a second time
     return GranuleLayout(
         granule=opened.name,
         size=opened.size,
         etag=opened.etag,
         parent_order=parent_order,
-        beams=tuple(beams),
-        unlocated=unlocated,
+        beams=tuple(
+            _with_runs(beam, found, parent_order) for beam, found in zip(beams, words, strict=True)
+        ),
+        unlocated=sum(int(np.count_nonzero(found == 0)) for found in words),
     )
+
+
+def find_beams(
+    file: Any, held: HeldFile | None, source: DataSource, granule: str
+) -> list[BeamLayout]:
+    """Return the beams of a file; where bytes are missing, go on, so that all that miss show."""
+    found = []
+    for name in source.groups:
+        try:
+            found.append(find_beam(file, name, source, granule))
+        except (*HDF5_ERRORS, GranuleError):
+            if held is None or not held.missing:
+                raise
+    return [beam for beam in found if beam is not None]
 
 
 def _with_runs(beam: BeamLayout, words: Words, order: int) -> BeamLayout:

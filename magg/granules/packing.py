@@ -60,10 +60,13 @@ class Known:
     layouts: dict[str, GranuleLayout]
     empty: dict[str, int]
 
-
-def without_rows(granule: str, unlocated: int) -> GranuleRead:
-    """Return what reading a granule that has no row in the cell would tell."""
-    return GranuleRead(granule, 0, 0, {"quality": 0, "missing": 0}, unlocated, ())
+    def reads_without_rows(self) -> dict[str, GranuleRead]:
+        """Return what reading the granules without rows would tell."""
+        nothing = {"quality": 0, "missing": 0}
+        return {
+            granule: GranuleRead(granule, 0, 0, dict(nothing), unlocated, ())
+            for granule, unlocated in self.empty.items()
+        }
 
 
 def is_without_rows(

@@ -7,8 +7,7 @@ their own, so they may run in any order and in any thread.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +17,11 @@ from numpy.typing import NDArray
 
 from magg.errors import GranuleError
 from magg.granules.bytesource import DAMAGED, ByteSource
-from magg.granules.datasets import FLETCHER32, GZIP, SHUFFLE, UNALLOCATED, DatasetLayout
-from magg.granules.sources import HDF5_ERRORS, open_hdf5
+from magg.granules.chunks import decoded_once, kept_chunk, key_of
+from magg.granules.datasets import GZIP, UNALLOCATED, DatasetLayout
+from magg.granules.filters import decode
+from magg.granules.hdf5 import HDF5_ERRORS, HeldFile, read_hdf5
+from magg.granules.pool import run_all
 
 # A gap is read along where asking twice costs more; a span bounds the memory of one job.
 LARGEST_GAP = 64 << 10
@@ -37,17 +39,23 @@ class Want:
     dataset : DatasetLayout
     starts, stops : sequence of int
         Runs of rows, ascending, not overlapping.
+    coordinate : bool
+        Whether it is the latitude or the longitude, which are never decoded twice.
     """
 
     beam: str
     dataset: DatasetLayout
     starts: Sequence[int]
     stops: Sequence[int]
+    coordinate: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
-    """One stored chunk, and where its rows go: (first, last, place in ``out``) each."""
+    """One stored chunk, and where its rows go: (first, last, place in ``out``) each.
+
+    It has a key if other cells will want the rest of it.
+    """
 
     want: Want
     index: int
@@ -55,6 +63,12 @@ class _Chunk:
     stop: int
     pieces: list[tuple[int, int, int]]
     out: NDArray[Any]
+    key: Hashable
+
+    def deliver(self, values: NDArray[Any]) -> None:
+        """Copy the wanted rows to where they go."""
+        for first, last, at in self.pieces:
+            self.out[at : at + last - first] = values[first:last]
 
 
 class RangeRead:
@@ -81,7 +95,7 @@ class RangeRead:
         exotic: list[tuple[Want, NDArray[Any]]] = []
         for want, out in zip(wants, self.arrays, strict=True):
             if want.dataset.direct:
-                chunks.extend(_stored_chunks(want, out))
+                chunks.extend(_stored_chunks(source, want, out))
             elif out.size:
                 exotic.append((want, out))
         self.jobs: list[Callable[[], None]] = [
@@ -96,45 +110,10 @@ class RangeRead:
             job()
         return self.arrays
 
-
-def decode(dataset: DatasetLayout, chunk: int, raw: memoryview) -> NDArray[Any]:
-    """Undo the filters of a chunk.
-
-    Parameters
-    ----------
-    dataset : DatasetLayout
-    chunk : int
-        Its number.
-    raw : memoryview
-        Its bytes in the file.
-
-    Returns
-    -------
-    ndarray, shape (rows of the chunk,)
-        In the stored dtype; may share the memory of ``raw``.
-
-    Raises
-    ------
-    ValueError
-        If the bytes are not what the filters made.
-    """
-    itemsize, rows = dataset.dtype.itemsize, dataset.stored_rows(chunk)
-    skipped = int(dataset.masks[chunk])
-    data: Any = raw
-    for place in reversed(range(len(dataset.filters))):
-        if skipped >> place & 1:
-            continue
-        kind = dataset.filters[place]
-        if kind == GZIP:
-            data = _inflate(data, rows * itemsize)
-        elif kind == SHUFFLE:
-            data = _unshuffle(data, itemsize)
-        elif kind == FLETCHER32:
-            data = _verified(data)
-    values = np.frombuffer(data, dtype=dataset.dtype)
-    if values.size != rows:
-        raise ValueError(f"it holds {values.size} rows, not {rows}")
-    return values
+    def finish_together(self) -> list[NDArray[Any]]:
+        """Run all jobs in the threads for ranges, and return the arrays."""
+        run_all(self.jobs)
+        return self.arrays
 
 
 def _new_array(want: Want) -> NDArray[Any]:
@@ -143,16 +122,28 @@ def _new_array(want: Want) -> NDArray[Any]:
     return np.empty((rows, *dataset.shape[1:]), dtype=dataset.dtype.newbyteorder("="))
 
 
-def _stored_chunks(want: Want, out: NDArray[Any]) -> Iterator[_Chunk]:
+def _stored_chunks(source: ByteSource, want: Want, out: NDArray[Any]) -> Iterator[_Chunk]:
     """Yield the chunks to fetch; rows of chunks that were never written get the fill value."""
     dataset = want.dataset
+    version = source.name, source.size, source.etag
     for index, pieces in _pieces(want).items():
         start = int(dataset.offsets[index])
         if start == UNALLOCATED:
             for first, last, at in pieces:
                 out[at : at + last - first] = dataset.fill
+            continue
+        wanted = sum(last - first for first, last, _ in pieces)
+        key = None
+        inflated = GZIP in dataset.filters and not dataset.masks[index]
+        if inflated and wanted < dataset.stored_rows(index):
+            key = key_of(version, dataset.path, index, coordinate=want.coordinate)
+        stop = start + int(dataset.sizes[index])
+        chunk = _Chunk(want, index, start, stop, pieces, out, key)
+        values = None if key is None else kept_chunk(key)
+        if values is None:
+            yield chunk
         else:
-            yield _Chunk(want, index, start, start + int(dataset.sizes[index]), pieces, out)
+            chunk.deliver(values)
 
 
 def _pieces(want: Want) -> dict[int, list[tuple[int, int, int]]]:
@@ -187,84 +178,73 @@ def _spans(chunks: list[_Chunk]) -> list[list[_Chunk]]:
 
 def _read_span(source: ByteSource, span: list[_Chunk]) -> None:
     start, stop = span[0].start, max(chunk.stop for chunk in span)
-    data = source.read(start, stop)
+    try:
+        data = source.read(start, stop)
+    except GranuleError as error:
+        raise _placed(error, source, span, start, stop) from error.__cause__
     for chunk in span:
         dataset = chunk.want.dataset
+        raw = data[chunk.start - start : chunk.stop - start]
+        decoded = partial(decode, dataset, chunk.index, raw)
         try:
-            values = decode(dataset, chunk.index, data[chunk.start - start : chunk.stop - start])
+            chunk.deliver(decoded() if chunk.key is None else decoded_once(chunk.key, decoded))
         except ValueError as error:
             raise GranuleError(
                 f"{source.name}: beam {chunk.want.beam}, dataset {dataset.path}: chunk "
-                f"{chunk.index} cannot be decoded ({error}); {DAMAGED}",
-                granule=source.name,
+                f"{chunk.index} (bytes {chunk.start} to {chunk.stop}) cannot be decoded "
+                f"({error}); {DAMAGED}",
+                granule=source.granule,
             ) from error
-        for first, last, at in chunk.pieces:
-            chunk.out[at : at + last - first] = values[first:last]
+
+
+def _placed(
+    error: GranuleError, source: ByteSource, span: list[_Chunk], start: int, stop: int
+) -> GranuleError:
+    """Return an error about a range that says what was to be read from it."""
+    beams = sorted({chunk.want.beam for chunk in span})
+    paths = sorted({chunk.want.dataset.path for chunk in span})
+    place = f"beam {' and '.join(beams)}, dataset {' and '.join(paths)}, bytes {start} to {stop}"
+    text = str(error).removeprefix(f"{source.name}: ")
+    return type(error)(f"{source.name}: {place}: {text}", granule=source.granule)
 
 
 def _read_with_h5py(source: ByteSource, wants: list[tuple[Want, NDArray[Any]]]) -> None:
     """Let h5py read what is stored in another way than `decode` knows."""
-    with open_hdf5(source) as file:
+
+    def parse(file: Any, held: HeldFile | None) -> None:
         for want, out in wants:
-            path = want.dataset.path
             try:
-                dataset, at = file[path], 0
-                for start, stop in zip(want.starts, want.stops, strict=True):
-                    out[at : at + stop - start] = dataset[start:stop]
-                    at += stop - start
+                _with_h5py(file, held, want, out)
             except HDF5_ERRORS as error:
+                if held is not None and held.missing:
+                    continue
                 raise GranuleError(
-                    f"{source.name}: beam {want.beam}, dataset {path}: h5py cannot read it "
-                    f"({error}); {DAMAGED}, or install the filter that it names",
-                    granule=source.name,
-                ) from error
+                    f"{source.name}: beam {want.beam}, dataset {want.dataset.path}: h5py cannot "
+                    f"read it ({error}); {DAMAGED}, or install the filter that it names",
+                    granule=source.granule,
+                ) from (error if held is None else None)
+
+    read_hdf5(source, parse)
 
 
-def _inflate(data: Any, size: int) -> bytes:
-    """Decompress; the size is known, so that the output is allocated once."""
-    try:
-        return zlib.decompress(data, bufsize=size)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
+def _with_h5py(file: Any, held: HeldFile | None, want: Want, out: NDArray[Any]) -> None:
+    dataset, at = file[want.dataset.path], 0
+    if held is not None and not _holds_chunks(held, dataset, want):
+        return
+    for start, stop in zip(want.starts, want.stops, strict=True):
+        out[at : at + stop - start] = dataset[start:stop]
+        at += stop - start
 
 
-def _unshuffle(data: Any, itemsize: int) -> NDArray[np.uint8]:
-    """Bring the bytes of each item together again; a rest shorter than an item stays at the end."""
-    stored = np.frombuffer(data, dtype=np.uint8)
-    items = stored.size // itemsize
-    plain = np.empty_like(stored)
-    whole = items * itemsize
-    plain[:whole].reshape(items, itemsize)[:] = stored[:whole].reshape(itemsize, items).T
-    plain[whole:] = stored[whole:]
-    return plain
-
-
-def _verified(data: Any) -> memoryview:
-    """Return the data without its Fletcher-32 checksum, after comparing it."""
-    view = memoryview(data)
-    body, stored = view[:-4], int.from_bytes(view[-4:], "little")
-    low, high = fletcher32(body)
-    # Versions of HDF5 before 1.6.3 stored both halves with their bytes swapped.
-    if stored not in (high << 16 | low, _swap(high) << 16 | _swap(low)):
-        raise ValueError("its checksum is wrong")
-    return body
-
-
-def _swap(half: int) -> int:
-    return (half & 0xFF) << 8 | half >> 8
-
-
-def fletcher32(data: memoryview) -> tuple[int, int]:
-    """Return the two sums of HDF5's Fletcher-32 checksum (big-endian 16-bit words, modulo 65535).
-
-    Of the two values congruent to 0 the checksum uses 65535, unless all data are 0.
-    """
-    if len(data) % 2:
-        data = memoryview(bytes(data) + b"\0")
-    words = np.frombuffer(data, dtype=">u2").astype(np.uint64)
-    if not words.any():
-        return 0, 0
-    # Word i is counted n - i times in the second sum; the weights are reduced against overflow.
-    weights = np.arange(words.size, 0, -1, dtype=np.uint64) % np.uint64(65535)
-    low, high = int(words.sum()) % 65535, int((words * weights).sum()) % 65535
-    return low or 65535, high or 65535
+def _holds_chunks(held: HeldFile, dataset: Any, want: Want) -> bool:
+    """Tell whether the chunks of the wanted rows are in memory, and note all that are not."""
+    runs = list(zip(want.starts, want.stops, strict=True))
+    if dataset.chunks is None or not runs:
+        return True
+    complete = True
+    for number in range(dataset.id.get_num_chunks()):
+        info = dataset.id.get_chunk_info(number)
+        first = info.chunk_offset[0]
+        if any(first < stop and start < first + dataset.chunks[0] for start, stop in runs):
+            complete &= held.holds(info.byte_offset, info.byte_offset + info.size)
+    return complete

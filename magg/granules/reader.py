@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +11,10 @@ from numpy.typing import NDArray
 
 from magg.config import Column, DataSource
 from magg.errors import ConfigError, GridError
-from magg.granules.beams import BeamLayout, dataset_error, located
-from magg.granules.bytesource import ByteSource
-from magg.granules.datasets import DatasetLayout
-from magg.granules.layout import GranuleLayout, layout_of
-from magg.granules.ranges import RangeRead, Want
-from magg.granules.sources import is_remote, open_source
-from magg.granules.words import kept_words
+from magg.granules.beams import BeamLayout
+from magg.granules.layout import GranuleLayout
+from magg.granules.visits import Request, Visit, visits
 from magg.grid import Grid, Words, child_indices, nested_ids, prefixes, words_of
-
-# Requests in flight for one cell: enough to hide the latency of a store.
-REMOTE_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,9 @@ def read_rows(
     """Read the observations of one parent cell.
 
     Rows come in the order of the granules, then of the config's beams, then of the file. Local
-    granules are read one after the other in the calling thread (cells run beside each other);
-    ranges of remote ones all together in a pool of 32 threads.
+    granules are read one after the other in the calling thread (cells run beside each other).
+    Remote ones are read together, by the threads that all cells of this process share (see
+    `magg.granules.pool`): with a layout in one round trip, else in three to eight.
 
     Parameters
     ----------
@@ -124,56 +117,24 @@ def read_rows(
 
     Notes
     -----
-    Memory: twice the result, and the rows of two granules in the cell (40 bytes each with two
-    float32 columns; of all granules if they are remote) and a span of 8 MiB for each that is read.
+    Memory: the result and one more copy of its largest column, and what is on its way: of local
+    granules one at a time (40 bytes a row in the cell, and a span of 8 MiB), of remote ones what
+    ``MAGG_READ_MEMORY`` allows (256 MiB in this process by default), however many there are.
     """
-    request = _Request(cell, grid, source, _used_columns(columns, source), layouts or {})
+    request = Request(cell, grid, source, _used_columns(columns, source), layouts or {})
     _check_cell(cell, grid)
-    parts, reads = [], []
-    for visit in _visits(granules, request):
-        of_granule = [_part(*beam, request) for beam in visit.beams()]
-        parts += of_granule
-        reads.append(_summary(visit, of_granule))
-    none = child_indices(np.zeros(0, dtype=np.uint64), grid)
-    rows = Rows(
-        child=np.concatenate([none, *(part.child for part in parts)]),
-        columns={
-            name: np.concatenate([part.columns[name] for part in parts] or [np.zeros(0)])
-            for name in request.columns
-        },
-    )
-    return rows, reads
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What is wanted of every granule."""
-
-    cell: int
-    grid: Grid
-    source: DataSource
-    columns: dict[str, Column]
-    layouts: Mapping[str, GranuleLayout]
-
-
-@dataclass(frozen=True, eq=False)
-class _Visit:
-    """One open granule and the ranges that the cell needs of it."""
-
-    opened: ByteSource
-    layout: GranuleLayout
-    stale: bool
-    paths: list[tuple[BeamLayout, list[str], Words | None]]
-    ranges: RangeRead
-
-    def beams(self) -> Iterator[tuple[BeamLayout, dict[str, NDArray[Any]], Words]]:
-        """Yield each beam with the values of its datasets by path."""
-        arrays = iter(self.ranges.arrays)
-        for beam, paths, words in self.paths:
-            values = {path: next(arrays) for path in paths}
-            if words is None:
-                words = located(beam, values[beam.latitude.path], values[beam.longitude.path])
-            yield beam, values, words
+    child: list[NDArray[Any]] = [child_indices(np.zeros(0, dtype=np.uint64), grid)]
+    values: dict[str, list[NDArray[Any]]] = {name: [] for name in request.columns}
+    reads = []
+    for visit in visits(granules, request):
+        parts = [_part(*beam, request) for beam in visit.beams()]
+        reads.append(_summary(visit, parts))
+        child += [part.child for part in parts]
+        for name, pieces in values.items():
+            pieces += [part.columns[name] for part in parts]
+    # One column after the other, so that no second copy of all of them exists.
+    whole = {name: np.concatenate(values.pop(name) or [np.zeros(0)]) for name in request.columns}
+    return Rows(np.concatenate(child), whole), reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,83 +166,8 @@ def _check_cell(cell: int, grid: Grid) -> None:
         raise GridError(f"{cell} is not the Morton word of a cell of order {order}")
 
 
-def _visits(granules: Sequence[str], request: _Request) -> Iterator[_Visit]:
-    """Yield the granules in order, each with its ranges read."""
-    if any(is_remote(granule) for granule in granules):
-        yield from _read_together(granules, request)
-        return
-    for granule in granules:
-        visit = _visit(granule, request)
-        with visit.opened:
-            visit.ranges.finish()
-            visit.opened.check_unchanged()
-            yield visit
-
-
-def _read_together(granules: Sequence[str], request: _Request) -> Iterator[_Visit]:
-    """Read the ranges of all granules at once, so that their latencies overlap."""
-    visits: list[Future[_Visit]] = []
-    with ThreadPoolExecutor(REMOTE_THREADS, thread_name_prefix="magg-read") as pool:
-        try:
-            visits = [pool.submit(_visit, granule, request) for granule in granules]
-            pending = [[pool.submit(job) for job in visit.result().ranges.jobs] for visit in visits]
-            for visit, jobs in zip(visits, pending, strict=True):
-                for job in jobs:
-                    job.result()
-                visit.result().opened.check_unchanged()
-                yield visit.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for visit in visits:
-                if not visit.cancelled() and visit.exception() is None:
-                    visit.result().opened.close()
-
-
-def _visit(granule: str, request: _Request) -> _Visit:
-    """Open a granule and plan what to read of it."""
-    opened = open_source(granule)
-    try:
-        given = request.layouts.get(granule)
-        layout, stale = given, False
-        if layout is None or (layout.size, layout.etag) != (opened.size, opened.etag):
-            stale = given is not None
-            layout = layout_of(opened, request.source, request.grid.parent_order)
-        paths, wants = [], []
-        for beam in layout.beams:
-            starts, stops = beam.runs(request.cell)
-            words = kept_words(opened, beam)
-            if words is not None:
-                runs = [words[start:stop] for start, stop in zip(starts, stops, strict=True)]
-                words = np.concatenate([words[:0], *runs])
-            datasets = _needed(granule, beam, request, coordinates=words is None)
-            paths.append((beam, list(datasets), words))
-            wants += [Want(beam.name, dataset, starts, stops) for dataset in datasets.values()]
-        return _Visit(opened, layout, stale, paths, RangeRead(opened, wants))
-    except BaseException:
-        opened.close()
-        raise
-
-
-def _needed(
-    granule: str, beam: BeamLayout, request: _Request, *, coordinates: bool
-) -> dict[str, DatasetLayout]:
-    """Return the datasets to read, by path: columns may share one."""
-    wanted = [column.path for column in request.columns.values()]
-    if request.source.quality_filter:
-        wanted.append(request.source.quality_filter.dataset)
-    for path in (template.replace("{group}", beam.name) for template in wanted):
-        if path in beam.problems:
-            raise dataset_error(granule, beam.name, path, beam.problems[path])
-    datasets = [beam.datasets[name] for name in request.columns]
-    if coordinates:
-        datasets += [beam.latitude, beam.longitude]
-    if beam.quality is not None:
-        datasets.append(beam.quality)
-    return {dataset.path: dataset for dataset in datasets}
-
-
 def _part(
-    beam: BeamLayout, values: Mapping[str, NDArray[Any]], words: Words, request: _Request
+    beam: BeamLayout, values: Mapping[str, NDArray[Any]], words: Words, request: Request
 ) -> _Part:
     """Select the observations: rows in the cell, of good quality, without missing values."""
     order = request.grid.parent_order
@@ -328,7 +214,7 @@ def _with_nan(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
     return values
 
 
-def _summary(visit: _Visit, parts: list[_Part]) -> GranuleRead:
+def _summary(visit: Visit, parts: list[_Part]) -> GranuleRead:
     return GranuleRead(
         granule=visit.layout.granule,
         rows_read=sum(part.rows_read for part in parts),

@@ -1,18 +1,19 @@
-"""Granules behind S3 or HTTP(S): ranges through obstore, and a file object for h5py."""
+"""Granules behind S3 or HTTP(S): ranges through obstore, and what they are opened with."""
 
 from __future__ import annotations
 
-import io
 import os
+import random
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from magg.buckets import open_bucket
+from magg.buckets import forget_credentials, open_bucket
 from magg.credentials import (
     Access,
     BearerToken,
@@ -22,122 +23,195 @@ from magg.credentials import (
     redact,
 )
 from magg.errors import GranuleAccessError, GranuleError, GranuleNotFoundError
-from magg.granules.bytesource import ByteSource, Closing, changed, whole
+from magg.executors.retry import Kind, classify
+from magg.granules.bytesource import Closing, ShortAnswerError, changed, whole
+
+# All metadata of a full-size ATL06 granule that is laid out in pages (1.4 MB) in one answer.
+HEAD_BYTES = 3 << 19
+# Beyond what obstore tries by itself: attempts, seconds within which a further one begins, and
+# half of the longest pause before the first.
+ATTEMPTS, BUDGET_S, PAUSE_S = 4, 60.0, 0.1
+
+T = TypeVar("T")
 
 # What a server says at length, and obstore quotes.
 _PAGE = re.compile(r"[:\s]*<(\?xml|error|!doctype|html)\b.*", re.DOTALL | re.IGNORECASE)
 
 
 class ObjectSource(Closing):
-    """An object behind S3 or HTTP(S), read with obstore, which retries by itself.
+    """An object behind S3 or HTTP(S), read with obstore.
+
+    obstore itself tries again, with growing and jittered pauses, what servers refuse (5xx),
+    connections that break, answers that do not come in time and, where the server sends ETags,
+    bodies that end early: up to ten times within three minutes. What is left is tried again here.
 
     Parameters
     ----------
     url : str
+    expected : (int, str), optional
+        Size and ETag that the object had when it was laid out. Then nothing is asked for here, and
+        every answer is compared with them; else the head of the object is fetched, which also
+        tells both.
+
+    Attributes
+    ----------
+    name : str
+        The URL without a signature, for messages.
+    head : memoryview
+        The first bytes, empty if ``expected`` was given; see `drop_head`.
     """
 
-    def __init__(self, url: str) -> None:
-        import obstore
-
-        self.name = url
-        parts = urlsplit(url)
-        self._key = unquote(parts.path).lstrip("/")
-        self._grant = _granted(parts.scheme, parts.netloc)
-        with _translated(url, self._grant):
-            self._store = _object_store(parts.scheme, parts.netloc, self._grant)
-            try:
-                meta = obstore.head(self._store, self._key)
-            except (obstore.exceptions.BaseError, FileNotFoundError):
-                # The answer to a HEAD has no body; that to a GET says what is wrong.
-                meta = obstore.get(self._store, self._key, options={"range": (0, 1)}).meta
-        self.size = int(meta["size"])
-        self._object_etag = meta.get("e_tag")
-        self.etag = self._object_etag or str(meta["last_modified"])
+    def __init__(self, url: str, expected: tuple[int, str] | None = None) -> None:
+        self.granule, self.name = url, redact(url)
+        self._parts = urlsplit(url)
+        self._key = unquote(self._parts.path).lstrip("/")
+        self._reopened, self._lock = False, threading.Lock()
+        self._grant = _granted(self._parts.scheme, self._parts.netloc)
+        with self._translated():
+            self._store = self._opened()
+        self.head = memoryview(b"")
+        if expected is None:
+            self.size, self.etag, self.head = self._trying(self._first)
+        else:
+            self.size, self.etag = expected
 
     def read(self, start: int, stop: int) -> memoryview:
-        """Return exactly the bytes ``[start, stop)``, or raise `GranuleError`."""
-        import obstore
+        """Return exactly the bytes ``[start, stop)``, or raise `GranuleError`.
 
-        with _translated(self.name, self._grant):
-            response = obstore.get(self._store, self._key, options={"range": (start, stop)})
-            meta, data = response.meta, response.bytes()
-        # Servers may ignore If-Match, so every answer is compared with what was opened.
-        etag = meta.get("e_tag") or self._object_etag
-        if meta["size"] != self.size or etag != self._object_etag:
-            raise changed(self.name)
-        return whole(data, start, stop, self.name)
+        Raises
+        ------
+        GranuleChangedError
+            If the object is of another size or ETag than it was.
+        """
+        head = self.head
+        if stop <= len(head):
+            return head[start:stop]
+        return self._trying(lambda: self._checked(start, stop))
 
     def check_unchanged(self) -> None:
         """Do nothing: every answer is checked as it arrives."""
 
+    def ask_unchanged(self) -> None:
+        """Ask for one byte, for the sake of the check: where nothing else is asked."""
+        if self.size:
+            self.read(self.size - 1, self.size)
 
-class BlockFile(io.RawIOBase):
-    """A seekable file over a source that fetches and keeps whole blocks (for h5py's metadata pass).
+    def drop_head(self) -> None:
+        """Let go of the first bytes."""
+        self.head = memoryview(b"")
 
-    Parameters
-    ----------
-    source : ByteSource
-    block : int
-        Bytes fetched at once. Metadata lies scattered in small pieces, so a block holds many.
-    keep : int
-        Blocks kept, the least recently used leaving first: 32 MiB by default.
+    def _first(self) -> tuple[int, str, memoryview]:
+        """Fetch the head; return size, ETag and the bytes."""
+        import obstore
 
-    Attributes
-    ----------
-    failure : (type, str) or None
-        The error for which a block could not be fetched.
-    """
-
-    def __init__(self, source: ByteSource, block: int = 1 << 19, keep: int = 64) -> None:
-        self._source, self._block, self._keep = source, block, keep
-        self._blocks: OrderedDict[int, memoryview] = OrderedDict()
-        self._position = 0
-        self.failure: tuple[type[GranuleError], str] | None = None
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position and return it."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}
-        self._position = max(0, base[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the source goes and return the number of bytes."""
-        view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self._source.size - self._position))
-        done = 0
-        while done < wanted:
-            number, within = divmod(self._position, self._block)
-            part = self._fetched(number)[within : within + wanted - done]
-            view[done : done + len(part)] = part
-            done += len(part)
-            self._position += len(part)
-        return done
-
-    def _fetched(self, number: int) -> memoryview:
-        if number not in self._blocks:
-            start = number * self._block
-            stop = min(start + self._block, self._source.size)
-            try:
-                self._blocks[number] = self._source.read(start, stop)
-            except GranuleError as error:
-                self.failure = type(error), str(error)
+        try:
+            meta, data = self._got(0, HEAD_BYTES)
+        except obstore.exceptions.GenericError as error:
+            if "416" not in str(error):
                 raise
-            if len(self._blocks) > self._keep:
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(number)
-        return self._blocks[number]
+            return int(obstore.head(self._store, self._key)["size"]), "", memoryview(b"")
+        size = int(meta["size"])
+        return size, _version(meta), whole(data, 0, min(size, HEAD_BYTES), self.name, self.granule)
+
+    def _checked(self, start: int, stop: int) -> memoryview:
+        meta, data = self._got(start, stop)
+        # Servers may ignore If-Match, so every answer is compared with what was opened.
+        same = _version(meta) == self.etag or (meta.get("e_tag") is None and '"' in self.etag)
+        if meta["size"] != self.size or not same:
+            raise changed(self.name, self.granule)
+        return whole(data, start, stop, self.name, self.granule)
+
+    def _got(self, start: int, stop: int) -> tuple[Any, Any]:
+        import obstore
+
+        response = obstore.get(self._store, self._key, options={"range": (start, stop)})
+        return response.meta, response.bytes()
+
+    def _trying(self, ask: Callable[[], T]) -> T:
+        """Ask, and ask again what may pass; renew credentials that are refused, once."""
+        began = time.monotonic()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._translated():
+                    return ask()
+            except GranuleError as error:
+                refused = error.__cause__ is not None and _is_refusal(error.__cause__)
+                if refused and self._reopen():
+                    continue
+                late = time.monotonic() - began > BUDGET_S
+                passing = isinstance(error, ShortAnswerError) or classify(error) is Kind.TRANSIENT
+                if not passing or late or attempt == ATTEMPTS:
+                    raise
+            time.sleep(random.uniform(0, PAUSE_S * 2**attempt))  # noqa: S311 - jitter, no secret
+        raise AssertionError("unreachable")
+
+    def _opened(self) -> Any:
+        parts = self._parts
+        return _object_store(parts.scheme, parts.netloc, parts.query, self._grant)
+
+    def _reopen(self) -> bool:
+        """Open with new credentials of the user; tell whether that is worth another attempt.
+
+        Connections keep the credentials that they were opened with. Those of Earthdata come with
+        the task, so that others come with another attempt of the whole cell.
+        """
+        if self._grant is not None:
+            return False
+        with self._lock:
+            if not self._reopened:
+                self._reopened = True
+                with self._translated():
+                    if self._opened() is self._store:  # nobody else has opened it anew
+                        forget_sources()
+                        forget_credentials()
+                    self._store = self._opened()
+                return True
+        return False
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn obstore's errors into this package's.
+
+        Where credentials of Earthdata or a signature are in use, the error of obstore is not kept
+        as the cause: it may quote a signed URL.
+        """
+        from obstore import exceptions
+
+        denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
+        grant, name = self._grant, self.name
+        try:
+            yield
+        except GranuleError:
+            raise
+        except (exceptions.NotFoundError, FileNotFoundError):
+            raise GranuleNotFoundError(
+                f"{name}: there is no such object; correct the catalog", granule=self.granule
+            ) from None
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            cause = error if grant is None and not self._parts.query else None
+            text = f"{name}: cannot be read ({reason(error)})"
+            if isinstance(error, denied):
+                text = f"{name}: access denied; check the credentials ({reason(error)})"
+                if grant is not None and not grant.renewed:
+                    raise GranuleAccessError(text, granule=self.granule) from cause
+                if isinstance(grant, S3Credentials):
+                    text += (
+                        f"; direct S3 works in {grant.region} alone: elsewhere set "
+                        "data_source.access to external"
+                    )
+            raise GranuleError(text, granule=self.granule) from cause
+
+
+def _version(meta: Any) -> str:
+    """Return what changes with the content: the ETag, or the time of modification."""
+    return meta.get("e_tag") or str(meta["last_modified"])
+
+
+def _is_refusal(error: BaseException) -> bool:
+    from obstore import exceptions
+
+    denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
+    return isinstance(error, denied) or "<Code>ExpiredToken" in str(error)
 
 
 Grant = S3Credentials | BearerToken | None
@@ -158,8 +232,11 @@ def _granted(scheme: str, host: str) -> Grant:
 
 
 @lru_cache(maxsize=64)
-def _object_store(scheme: str, host: str, grant: Grant = None) -> Any:
-    """Return the obstore store of a bucket or host; it keeps connections open, so it is shared."""
+def _object_store(scheme: str, host: str, query: str = "", grant: Grant = None) -> Any:
+    """Return the obstore store of a bucket or host; it keeps connections open, so it is shared.
+
+    A query is that of a signed URL, and part of the store: obstore appends keys before it.
+    """
     from obstore.store import HTTPStore, S3Store
 
     if isinstance(grant, S3Credentials):
@@ -180,38 +257,8 @@ def _object_store(scheme: str, host: str, grant: Grant = None) -> Any:
     if isinstance(grant, BearerToken):
         # The client drops this header when it is redirected to another host.
         options["default_headers"] = {"Authorization": f"Bearer {grant.secret.reveal()}"}
-    return HTTPStore.from_url(f"{scheme}://{host}", client_options=cast(Any, options))
-
-
-@contextmanager
-def _translated(url: str, grant: Grant) -> Iterator[None]:
-    """Turn obstore's errors into this package's.
-
-    Where credentials of Earthdata are in use, the error of obstore is not kept as the cause: it
-    may quote a signed URL.
-    """
-    from obstore import exceptions
-
-    denied = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
-    try:
-        yield
-    except (exceptions.NotFoundError, FileNotFoundError):
-        raise GranuleNotFoundError(
-            f"{url}: there is no such object; correct the catalog", granule=url
-        ) from None
-    except (exceptions.BaseError, OSError, ValueError) as error:
-        cause = error if grant is None else None
-        text = f"{url}: cannot be read ({reason(error)})"
-        if isinstance(error, denied):
-            text = f"{url}: access denied; check the credentials ({reason(error)})"
-            if grant is not None and not grant.renewed:
-                raise GranuleAccessError(text, granule=url) from cause
-            if isinstance(grant, S3Credentials):
-                text += (
-                    f"; direct S3 works in {grant.region} alone: elsewhere set data_source.access "
-                    "to external"
-                )
-        raise GranuleError(text, granule=url) from cause
+    place = f"{scheme}://{host}?{query}" if query else f"{scheme}://{host}"
+    return HTTPStore.from_url(place, client_options=cast(Any, options))
 
 
 def reason(error: Exception) -> str:

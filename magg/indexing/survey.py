@@ -14,9 +14,9 @@ from typing import Any
 from magg.access import Reach
 from magg.catalog import surveying
 from magg.catalog.index import GranuleIndex, IndexFile
-from magg.catalog.surveying import Surveyed, SurveyTask, look_at_granules, survey_granule
+from magg.catalog.surveying import Surveyed, SurveyTask, Version, look_at_granules, survey_granule
 from magg.config import DataSource
-from magg.credentials import Access
+from magg.credentials import Access, redact
 from magg.drain import Drain, Pool
 from magg.errors import CatalogError
 from magg.events import GranuleSurveyed, IndexFinished, IndexStarted, Listener, Notice
@@ -87,6 +87,8 @@ class Survey:
     def bring_up_to_date(self, granules: Sequence[str]) -> None:
         """Have a true and complete entry of each granule that can be surveyed."""
         entries = self.index.entries
+        self.errors += [_signed(granule) for granule in granules if redact(granule) != granule]
+        granules = [granule for granule in granules if redact(granule) == granule]
         self._drop_stale([granule for granule in granules if granule in entries])
         needed = paths_of(self.source)
         true = entries.keys() - self.unseen
@@ -116,14 +118,13 @@ class Survey:
             for first in range(0, len(granules), step)
         }
         for result in self._drained(look_at_granules, units):
-            answers = result.answers or ("",) * len(units[result.cell])
+            answers = result.answers or ("unseen",) * len(units[result.cell])
             for granule, answer in zip(units[result.cell], answers, strict=True):
-                entry, seen = self.index.entries[granule], surveying.seen(answer)
-                if seen is None:
-                    self.unseen.add(granule)
-                elif seen != (entry.size, entry.etag):
+                if answer == "changed":
                     del self.index.entries[granule]
                     self._dropped += 1
+                elif answer != "same":
+                    self.unseen.add(granule)
 
     def _survey(self, new: Iterable[str], lacking: dict[str, tuple[str, ...]]) -> None:
         units: dict[str, tuple[str, ...]] = {granule: (granule,) for granule in (*new, *lacking)}
@@ -172,6 +173,11 @@ class Survey:
                 source=self.source,
                 parent_order=self.index.key.parent_order,
                 paths=(lacking or {}).get(unit, ()),
+                versions=tuple(
+                    Version(entry.size, entry.etag)
+                    for granule in units[unit]
+                    if (entry := self.index.entries.get(granule)) is not None
+                ),
                 access=access,
             )
 
@@ -190,6 +196,12 @@ class Survey:
         as_cloud(self.pool.executor).notify = drain.tell
         with contextlib.closing(drain.results()) as results:
             yield from results
+
+
+def _signed(granule: str) -> dict[str, str]:
+    """Return why a granule is in no index: signatures are not written down."""
+    message = "its URL is signed; name granules by links that last"
+    return {"granule": redact(granule), "type": "CatalogError", "message": message}
 
 
 def _completed(known: GranuleEntry, more: GranuleEntry) -> GranuleEntry:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from magg.granules import layout
+from magg.granules import chunks, layout, words
 
 
 @pytest.fixture(autouse=True)
-def _no_layouts_kept() -> Iterator[None]:
-    layout._layouts.clear()
+def _nothing_kept() -> Iterator[None]:
+    forget()
     yield
+    forget()
+
+
+def forget() -> None:
     layout._layouts.clear()
+    words.forget_words()
+    chunks.forget_chunks()
 
 
 @pytest.fixture(scope="session")

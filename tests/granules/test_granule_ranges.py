@@ -16,8 +16,9 @@ from magg.config import Column
 from magg.errors import GranuleError
 from magg.granules import open_source
 from magg.granules.datasets import describe
-from magg.granules.ranges import LARGEST_SPAN, RangeRead, Want, fletcher32
-from magg.granules.remote import BlockFile
+from magg.granules.filters import fletcher32
+from magg.granules.hdf5 import BLOCK, HeldFile
+from magg.granules.ranges import LARGEST_SPAN, RangeRead, Want
 
 DTYPES = ("f4", "f8", ">f4", ">f8", "f2", "i1", "u1", "i2", ">i2", "i4", "u8", ">u4")
 # How a dataset is stored: what is read directly first, what h5py reads for us after it.
@@ -299,17 +300,31 @@ def test_fletcher32_follows_its_definition(data: bytes) -> None:
     assert list(fletcher32(memoryview(data))) == reduced
 
 
-@given(st.lists(st.tuples(st.integers(0, 1100), st.integers(0, 300)), max_size=20))
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_block_file_reads_like_a_file(tmp_path: Path, reads: list[tuple[int, int]]) -> None:
-    path = tmp_path / "bytes"
-    content = np.random.default_rng(0).bytes(1000)
-    path.write_bytes(content)
-    with open_source(str(path)) as source:
-        file, plain = BlockFile(source, block=64, keep=3), io.BytesIO(content)
-        for place, length in reads:
-            assert file.seek(place) == plain.seek(place)
-            assert file.read(length) == plain.read(length)
+@given(
+    reads=st.lists(st.tuples(st.integers(0, 5 * BLOCK), st.integers(0, 2 * BLOCK)), max_size=20),
+    head=st.integers(0, 3),
+    held=st.sets(st.integers(0, 4)),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_held_file_reads_like_a_file_or_says_what_is_missing(
+    reads: list[tuple[int, int]], head: int, held: set[int]
+) -> None:
+    content = np.random.default_rng(0).bytes(4 * BLOCK + 1000)
+    view = memoryview(content)
+    blocks = {number: view[number * BLOCK : (number + 1) * BLOCK] for number in held}
+    file, plain = HeldFile(len(content), view[: head * BLOCK], blocks), io.BytesIO(content)
+    here = held | set(range(head))
+    for place, length in reads:
+        file.missing.clear()
+        assert file.seek(place) == plain.seek(place)
+        expected = plain.read(length)
+        needed = {(place + at) // BLOCK for at in range(0, len(expected), BLOCK)}
+        needed |= {(place + len(expected) - 1) // BLOCK} if expected else set()
+        if needed <= here:
+            assert file.read(length) == expected
             assert file.tell() == plain.tell()
-        assert len(file._blocks) <= 3
-        assert file.seek(-10, io.SEEK_END) == 990
+        else:
+            with pytest.raises(OSError, match="not in memory"):
+                file.read(length)
+        assert file.missing == needed - here
+    assert file.seek(-10, io.SEEK_END) == len(content) - 10
