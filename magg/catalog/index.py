@@ -176,7 +176,8 @@ class IndexFile:
 
     def __init__(self, place: str, key: IndexKey) -> None:
         self.place, self.key = place, key
-        self._objects, self._name = _objects(place)
+        with _told(place, "written"):
+            self._objects, self._name = _objects(place)
         self._waiting: list[str] = []
         self._mine: list[str] = []
         self._flushed = time.monotonic()
