@@ -17,6 +17,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from magg.catalog import Catalog
     from magg.config import PipelineConfig, load_config
+    from magg.indexing import build_index
     from magg.maps import plot
     from magg.runner import run
     from magg.statistics import register_statistic
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Catalog": "magg.catalog",
     "PipelineConfig": "magg.config",
+    "build_index": "magg.indexing",
     "build_pyramid": "magg.store",
     "load_config": "magg.config",
     "open_store": "magg.store",
@@ -38,6 +40,7 @@ __all__ = [
     "Catalog",
     "PipelineConfig",
     "__version__",
+    "build_index",
     "build_pyramid",
     "load_config",
     "open_store",

@@ -59,10 +59,14 @@ class Reach:
 
     def of(self, cell: str) -> tuple[tuple[str, ...], Access]:
         """Return the URLs of a cell's granules, and what to open them with."""
-        urls = tuple(self._url(granule) for granule in self._catalog.cells[cell])
-        refused = self._given.get(cell) if cell in self._refused else None
-        self._refused.discard(cell)
-        self._given[cell] = access = self._access(urls, refused or Access())
+        return self.to(cell, self._catalog.cells[cell])
+
+    def to(self, unit: str, granules: Iterable[str]) -> tuple[tuple[str, ...], Access]:
+        """Return the URLs of granules, and what a unit of work opens them with."""
+        urls = tuple(self._url(granule) for granule in granules)
+        refused = self._given.get(unit) if unit in self._refused else None
+        self._refused.discard(unit)
+        self._given[unit] = access = self._access(urls, refused or Access())
         return urls, access
 
     def keep_credentials(self) -> None:

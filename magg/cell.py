@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from magg.config import PipelineConfig, compile_statistics
-from magg.credentials import Access, redact
+from magg.credentials import Access
 from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
+from magg.failure import CellFailure, failure_of
 from magg.granules import GranuleRead, Rows, forget_sources, read_rows, use_access
+from magg.granules.packing import unpack
 from magg.grid import Grid, from_decimal
 from magg.statistics import Compiled, Level, aggregate, aggregate_levels
 from magg.store import coarse, records
@@ -28,8 +29,6 @@ from magg.store.chunks import forget_stores, write_chunks
 from magg.store.levels import NOTHING, Holdings
 from magg.store.pieces import PieceName
 from magg.store.records import SkippedGranule
-
-TRACEBACK_CHARACTERS = 8_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class CellTask:
         What the store holds beside the statistics of its child cells.
     in_full : Holdings
         What of that it holds with all statistics.
+    layouts : str
+        What is known of the granules; see `magg.granules.packing`.
     """
 
     cell: str
@@ -80,23 +81,7 @@ class CellTask:
     access: Access = field(default_factory=Access, repr=False)
     coarser: Holdings = NOTHING
     in_full: Holdings = NOTHING
-
-
-@dataclass(frozen=True)
-class CellFailure:
-    """Why a cell failed: plain data, whatever was raised.
-
-    Parameters
-    ----------
-    type, message, traceback : str
-    kind : Kind
-        Whether another attempt may succeed.
-    """
-
-    type: str
-    message: str
-    traceback: str
-    kind: Kind = Kind.PERMANENT
+    layouts: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -169,13 +154,7 @@ def failed(cell: str, error: BaseException, default: Kind = Kind.PERMANENT) -> C
     default : Kind
         What the failure is where the error's type does not tell.
     """
-    failure = CellFailure(
-        type=type(error).__name__,
-        message=redact(str(error)) or type(error).__name__,
-        traceback=redact("".join(traceback.format_exception(error)))[-TRACEBACK_CHARACTERS:],
-        kind=classify(error, default),
-    )
-    return CellResult(cell, "error", error=failure)
+    return CellResult(cell, "error", error=failure_of(error, default))
 
 
 def _process(task: CellTask) -> CellResult:
@@ -191,7 +170,8 @@ def _process(task: CellTask) -> CellResult:
         chunk=task.chunk,
         observations=observations,
         children=int(np.count_nonzero(np.bincount(rows.child))) if observations else 0,
-        granules=granules,
+        # That a layout was stale says nothing about the cell.
+        granules=tuple(replace(granule, stale=False) for granule in granules),
         skipped=skipped,
     )
     records.write_cell(
@@ -226,11 +206,14 @@ def _read(
 ) -> tuple[Rows, tuple[GranuleRead, ...], tuple[SkippedGranule, ...]]:
     """Read the rows of a cell; leave out unreadable granules where that was asked for."""
     word = from_decimal(task.cell, task.grid.parent_order)
-    granules = list(task.granules)
+    source = task.config.data_source
+    known = unpack(task.layouts, task.granules, word, task.grid.parent_order, source, columns)
+    granules = [granule for granule in task.granules if granule not in known.empty]
+    layouts: dict[str, Any] = {"layouts": known.layouts} if known.layouts else {}
     skipped: list[SkippedGranule] = []
     while True:
         try:
-            rows, read = read_rows(granules, word, task.grid, task.config.data_source, columns)
+            rows, read = read_rows(granules, word, task.grid, source, columns, **layouts)
         except GranuleError as error:
             # What may pass by itself is tried again, not given up.
             passing = classify(error) is not Kind.PERMANENT
@@ -239,7 +222,8 @@ def _read(
             granules.remove(error.granule)
             skipped.append(SkippedGranule(error.granule, str(error)))
         else:
-            return rows, tuple(read), tuple(skipped)
+            reads = dict(zip(granules, read, strict=True)) | known.reads_without_rows()
+            return rows, tuple(reads[g] for g in task.granules if g in reads), tuple(skipped)
 
 
 def _aggregate(task: CellTask, statistics: Mapping[str, Compiled], rows: Rows) -> list[Level]:

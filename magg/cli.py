@@ -16,6 +16,7 @@ from magg.credentials import redact
 from magg.errors import MaggError
 
 CELLS_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+GRANULES_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         on_granule_error=arguments.on_granule_error,
         backups=arguments.backups,
+        index=arguments.index,
         function_name=arguments.function_name,
         region=arguments.region,
         progress=False if arguments.quiet or arguments.json else None,
@@ -104,6 +106,24 @@ def _catalog_cmr(arguments: argparse.Namespace) -> int:
     path = catalog.save(arguments.output)
     _tell(report.of_catalog(catalog, path), catalog.summary(), arguments.json)
     return 0
+
+
+def _catalog_index(arguments: argparse.Namespace) -> int:
+    from magg import report
+    from magg.indexing import build_index
+
+    summary = build_index(
+        arguments.catalog,
+        arguments.config,
+        backend=arguments.backend,
+        max_workers=arguments.max_workers,
+        function_name=arguments.function_name,
+        region=arguments.region,
+        overwrite=arguments.overwrite,
+        progress=False if arguments.quiet or arguments.json else None,
+    )
+    _tell(report.of_index(summary), summary, arguments.json)
+    return GRANULES_FAILED if summary["errors"] else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -270,6 +290,13 @@ def _add_run(commands: Any) -> None:
         help="what a granule that cannot be read does (default: fail its cells)",
     )
     run.add_argument("--backups", action="store_true", help="submit stragglers a second time")
+    run.add_argument(
+        "--index",
+        choices=("auto", "build", "off"),
+        default="auto",
+        help="use the granule index beside the catalog if there is one (default), make or complete "
+        "it first, or use none",
+    )
     _add_function(run)
     run.add_argument("--quiet", action="store_true", help="show no progress")
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -293,6 +320,36 @@ def _add_catalog(commands: Any) -> None:
     )
     files.add_argument("--config", default="atl06", help="says where the coordinates are")
     _add_catalog_cmr(kinds)
+    _add_catalog_index(kinds)
+
+
+def _add_catalog_index(kinds: Any) -> None:
+    index = _add(
+        kinds,
+        "index",
+        _catalog_index,
+        "make the granule index beside a catalog, or bring it up to date: where in each granule "
+        "the datasets are that a config needs, and which rows lie in which cell",
+        "magg catalog index catalog.json\n"
+        "magg catalog index catalog.json --config my.yaml --backend processes\n"
+        "magg catalog index s3://bucket/catalog.json --backend lambda",
+    )
+    index.add_argument("catalog", help="the catalog's JSON, a path or s3:// URL")
+    index.add_argument(
+        "--config", default="atl06", help="says which datasets runs will need (default: atl06)"
+    )
+    index.add_argument(
+        "--backend",
+        default="local",
+        help="local, processes, lambda, sfn, lithops, or an installed backend",
+    )
+    index.add_argument("--max-workers", type=int, help="granules at once")
+    index.add_argument(
+        "--overwrite", action="store_true", help="forget what the index holds, and make it anew"
+    )
+    _add_function(index)
+    index.add_argument("--quiet", action="store_true", help="show no progress")
+    index.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def _add_catalog_cmr(kinds: Any) -> None:

@@ -13,14 +13,19 @@ import itertools
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
-from magg.cell import CellFailure, CellResult, CellTask, failed, process_cell
+from magg.catalog.surveying import Surveyed
+from magg.cell import CellResult, failed, process_cell
 from magg.errors import BackendError
 from magg.executors.retry import ADVICE, Kind, Policy, backoff, is_straggler, should_retry
+from magg.failure import CellFailure
 
+# What is drained are cells of a run, or granules of which an index is made.
+ResultT = TypeVar("ResultT", CellResult, Surveyed)
 TICK_S = 1.0
 # So many pools of which no process ever returned a result: the fault is not the cells'.
 POOLS_GIVEN_UP_AFTER = 5
@@ -68,10 +73,10 @@ class Pool:
             self.generation += 1
         return True
 
-    def given_up(self, cell: str, error: BrokenExecutor) -> CellResult:
-        """Return the result of a cell for which there is no executor any more."""
+    def given_up(self, error: BrokenExecutor) -> BackendError:
+        """Return the error of a cell for which there is no executor any more."""
         advice = OWN_POOL if self.is_own else CALLERS_POOL
-        return failed(cell, BackendError(f"{str(error).rstrip('.')}: {advice}"))
+        return BackendError(f"{str(error).rstrip('.')}: {advice}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class _Call:
 
 
 @dataclass
-class Drain:
+class Drain(Generic[ResultT]):
     """The state of a run's cells; iterate `results` once.
 
     Parameters
@@ -94,7 +99,7 @@ class Drain:
     cells : iterable of str
         In the order in which they should start.
     make_task : callable
-        Cell to `CellTask`; called when a slot frees, so that what is in the task is fresh.
+        Cell to task; called when a slot frees, so that what is in the task is fresh.
     in_flight : int
         Submissions at once.
     policy : Policy
@@ -104,22 +109,31 @@ class Drain:
         Told in words what the user should know.
     on_refused : callable
         Told of a cell whose credentials were refused, before its next task is made.
+    function, fail : callable
+        What is submitted with each task, and what makes the result of one that raises.
+    near : collection of str
+        Cells for which nothing is to be read: ``near_executor`` does them, not the pool.
+    near_executor : concurrent.futures.Executor, optional
     """
 
     pool: Pool
     cells: Iterable[str]
-    make_task: Callable[[str], CellTask]
+    make_task: Callable[[str], Any]
     in_flight: int
     policy: Policy = field(default_factory=Policy)
     backups: bool = False
     notify: Callable[[str], None] = lambda _: None
     on_refused: Callable[[str], None] = lambda _: None
+    function: Callable[[Any], ResultT] = process_cell  # type: ignore[assignment]
+    fail: Callable[..., ResultT] = failed  # type: ignore[assignment]
+    near: Collection[str] = frozenset()
+    near_executor: Executor | None = None
     retries: int = 0
-    running: dict[Future[CellResult], _Call] = field(default_factory=dict)
+    running: dict[Future[ResultT], _Call] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A queue filled by callbacks costs the same per cell however many are waiting.
-        self._finished: queue.SimpleQueue[Future[CellResult] | str] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Future[ResultT] | str] = queue.SimpleQueue()
         self._fresh = deque(self.cells)
         self._total = len(self._fresh)
         self._later: list[tuple[float, int, str]] = []
@@ -129,12 +143,12 @@ class Drain:
         self._guilty: set[str] = set()
         self._in_quarantine = False
         self._failures: Counter[str] = Counter()
-        self._futures: dict[str, list[Future[CellResult]]] = {}
+        self._futures: dict[str, list[Future[ResultT]]] = {}
         self._settled: set[str] = set()
         self._durations: list[float] = []
         self._order = itertools.count()
 
-    def results(self) -> Generator[CellResult, None, None]:
+    def results(self) -> Generator[ResultT, None, None]:
         """Yield the result of every cell, once, as they come."""
         try:
             while True:
@@ -150,7 +164,7 @@ class Drain:
         """Have a message told between results, whichever thread it comes from."""
         self._finished.put(message)
 
-    def _fill(self) -> Iterator[CellResult]:
+    def _fill(self) -> Iterator[ResultT]:
         """Submit what there is room for."""
         while (cell := self._choose()) is not None:
             yield from self._submit(cell)
@@ -173,17 +187,18 @@ class Drain:
     def _is_full(self) -> bool:
         return self._in_quarantine or len(self.running) >= self.in_flight
 
-    def _submit(self, cell: str) -> Iterator[CellResult]:
+    def _submit(self, cell: str) -> Iterator[ResultT]:
         generation, alone = self.pool.generation, self._in_quarantine
+        executor = self.near_executor if cell in self.near else None
         try:
-            future = self.pool.executor.submit(process_cell, self.make_task(cell))
+            future = (executor or self.pool.executor).submit(self.function, self.make_task(cell))
         except BrokenExecutor as error:
             if self.pool.renew(generation):
                 yield from self._submit(cell)
                 return
-            result = self.pool.given_up(cell, error)
+            result = self.fail(cell, self.pool.given_up(error))
         except Exception as error:  # noqa: BLE001 - a broken executor must not lose the summary
-            result = failed(cell, error)
+            result = self.fail(cell, error)
         else:
             self.running[future] = _Call(cell, time.monotonic(), generation, alone)
             self._futures.setdefault(cell, []).append(future)
@@ -193,7 +208,7 @@ class Drain:
             self._in_quarantine = False
         yield from self._retry_or_end(result)
 
-    def _next(self) -> Iterator[CellResult]:
+    def _next(self) -> Iterator[ResultT]:
         """Wait for the next future, or until a cell is due again, and settle it."""
         timeout = TICK_S if self.backups else None
         if self._later and not self._is_full() and not self._suspects:
@@ -216,40 +231,40 @@ class Drain:
         if call.cell not in self._settled:
             yield from self._settle(future, call)
 
-    def _settle(self, future: Future[CellResult], call: _Call) -> Iterator[CellResult]:
+    def _settle(self, future: Future[ResultT], call: _Call) -> Iterator[ResultT]:
         try:
             result = future.result()
-            if not isinstance(result, CellResult):
+            if not isinstance(result, CellResult | Surveyed):
                 raise BackendError(f"the executor returned {type(result).__name__}, no CellResult")
         except KeyboardInterrupt:
             raise
         except BrokenExecutor as error:
             yield from self._broken(call, error)
         except BaseException as error:  # noqa: BLE001 - executors hand on whatever was raised
-            yield from self._retry_or_end(failed(call.cell, error, Kind.TRANSIENT))
+            yield from self._retry_or_end(self.fail(call.cell, error, Kind.TRANSIENT))
         else:
             self.pool.has_worked = True
             if result.error is None:
                 self._durations.append(time.monotonic() - call.began)
             yield from self._retry_or_end(result)
 
-    def _broken(self, call: _Call, error: BrokenExecutor) -> Iterator[CellResult]:
+    def _broken(self, call: _Call, error: BrokenExecutor) -> Iterator[ResultT]:
         cell = call.cell
         if not self.pool.renew(call.generation):
-            yield from self._retry_or_end(self.pool.given_up(cell, error))
+            yield from self._retry_or_end(self.fail(cell, self.pool.given_up(error)))
         elif call.alone or self.in_flight == 1:
             self._guilty.add(cell)
             if cell in self._suspected:
                 self._suspected.discard(cell)
                 self._failures[cell] += 1  # the time when it did not run alone
-            yield from self._retry_or_end(failed(cell, error, Kind.TRANSIENT))
+            yield from self._retry_or_end(self.fail(cell, error, Kind.TRANSIENT))
         elif not self._futures[cell]:
             if not self._suspects:
                 self.notify("a worker died; the cells that were running are tried one at a time")
             self._suspects.append(cell)
             self._suspected.add(cell)
 
-    def _retry_or_end(self, result: CellResult) -> Iterator[CellResult]:
+    def _retry_or_end(self, result: ResultT) -> Iterator[ResultT]:
         if result.error is None:
             yield self._end(result)
             return
@@ -266,13 +281,13 @@ class Drain:
             return
         yield self._end(replace(result, error=self._advised(cell, result.error)))
 
-    def _end(self, result: CellResult) -> CellResult:
+    def _end(self, result: ResultT) -> ResultT:
         self._settled.add(result.cell)
         for future in list(self._futures.get(result.cell, ())):
             future.cancel()
         return result
 
-    def _back_up(self) -> Iterator[CellResult]:
+    def _back_up(self) -> Iterator[ResultT]:
         """Submit stragglers a second time."""
         if not self.backups or self._fresh or self._later or self._suspects:
             return

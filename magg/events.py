@@ -64,5 +64,45 @@ class RunFinished:
     summary: dict[str, Any]
 
 
-Event = RunStarted | CellFinished | Notice | RunFinished
+@dataclass(frozen=True)
+class IndexStarted:
+    """Granules are about to be surveyed for the index of a catalog.
+
+    Parameters
+    ----------
+    granules : int
+        Those that will be surveyed.
+    known : int
+        Those that are in the index already.
+    backend : str
+        Where they are surveyed.
+    """
+
+    granules: int
+    known: int
+    backend: str
+
+
+@dataclass(frozen=True)
+class GranuleSurveyed:
+    """One granule is surveyed, or cannot be: ``error`` says why, in one line."""
+
+    granule: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class IndexFinished:
+    """The survey is over, interrupted or not."""
+
+
+Event = (
+    RunStarted
+    | CellFinished
+    | Notice
+    | RunFinished
+    | IndexStarted
+    | GranuleSurveyed
+    | IndexFinished
+)
 Listener = Callable[[Event], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,10 +12,12 @@ import numpy as np
 
 from magg.access import Reach, reach_of
 from magg.catalog import Catalog
+from magg.catalog.index import GranuleIndex
 from magg.cell import CellTask
-from magg.config import PipelineConfig, coarser_orders, grid_of
+from magg.config import PipelineConfig, coarser_orders, compile_statistics, grid_of
 from magg.credentials import Access
 from magg.errors import CatalogError, ConfigError
+from magg.granules.packing import is_without_rows, pack
 from magg.grid import Grid, from_decimal
 from magg.store import records, schema, template
 from magg.store.levels import Holdings, levels_of
@@ -44,6 +48,8 @@ class Plan:
         Start an existing store again.
     reach : Reach, optional
         How granules of Earthdata are reached; others are read by their names alone.
+    index : GranuleIndex, optional
+        What is known of granules, and true.
     """
 
     config: PipelineConfig
@@ -55,6 +61,7 @@ class Plan:
     region: str | None = None
     overwrite: bool = False
     reach: Reach | None = field(default=None, compare=False)
+    index: GranuleIndex | None = field(default=None, compare=False)
 
     def task(self, cell: str, chunks: template.Chunks) -> CellTask:
         """Return the task of a cell.
@@ -83,6 +90,43 @@ class Plan:
             access=access,
             coarser=chunks.has,
             in_full=chunks.in_full,
+            layouts=self._layouts(cell),
+        )
+
+    @functools.cached_property
+    def columns(self) -> frozenset[str]:
+        """The columns that the statistics use."""
+        statistics = compile_statistics(self.config).values()
+        return frozenset(column for statistic in statistics for column in statistic.columns)
+
+    def _layouts(self, cell: str) -> str:
+        """Return what the index says of a cell's granules, for its task."""
+        if self.index is None:
+            return ""
+        entries = [self.index.entries.get(granule) for granule in self.catalog.cells[cell]]
+        return pack(entries, from_decimal(cell), self.config.data_source, self.columns)
+
+    def without_rows(self, cells: Iterable[str]) -> frozenset[str]:
+        """Return those of some cells in which no granule has a row, as far as the index tells."""
+        if self.index is None:
+            return frozenset()
+        entries, source = self.index.entries, self.config.data_source
+        empty = {cell: from_decimal(cell) for cell in cells}
+        with_rows = {
+            word
+            for entry in entries.values()
+            for beam in entry.beams
+            if beam.name in source.groups
+            for word in beam.cells.tolist()
+        }
+        return frozenset(
+            cell
+            for cell, word in empty.items()
+            if word not in with_rows
+            and all(
+                is_without_rows(entries.get(granule), word, source, self.columns)
+                for granule in self.catalog.cells[cell]
+            )
         )
 
     def digest(self, cell: str) -> str:
@@ -137,6 +181,7 @@ class Plan:
             "child_cells": leaves,
             "coarser_orders": [level.order for level in levels],
             "output_bytes": size * (leaves + coarser) + state * leaves,
+            **({"cells_without_rows": len(self.without_rows(self.cells))} if self.index else {}),
         }
 
 

@@ -7,9 +7,20 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from magg.events import CellFinished, Event, Listener, Notice, RunFinished, RunStarted
+from magg.events import (
+    CellFinished,
+    Event,
+    GranuleSurveyed,
+    IndexFinished,
+    IndexStarted,
+    Listener,
+    Notice,
+    RunFinished,
+    RunStarted,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 logger = logging.getLogger("magg")
@@ -54,6 +65,7 @@ class LogLines:
     def __init__(self) -> None:
         self._total = self._done = self._errors = self._observations = 0
         self._began = time.monotonic()
+        self._surveys = 0, 0
 
     def __call__(self, event: Event) -> None:
         """Log an event, if it is one that matters."""
@@ -63,8 +75,21 @@ class LogLines:
             logger.info("%d cells to do%s (%s)", event.cells, skipped, event.backend)
         elif isinstance(event, CellFinished):
             self._count(event)
+        elif isinstance(event, IndexStarted):
+            self._surveys = 0, event.granules
+            logger.info("%d granules to survey (%s)", event.granules, event.backend)
+        elif isinstance(event, GranuleSurveyed):
+            self._survey(event)
         elif isinstance(event, Notice):
             logger.warning("%s", event.message)
+
+    def _survey(self, event: GranuleSurveyed) -> None:
+        done, total = self._surveys[0] + 1, self._surveys[1]
+        self._surveys = done, total
+        if event.error is not None:
+            logger.error("granule %s cannot be surveyed: %s", event.granule, event.error)
+        if done == total or done % max(1, total // LINES_PER_RUN) == 0:
+            logger.info("%d of %d granules surveyed", done, total)
 
     def _count(self, event: CellFinished) -> None:
         self._done += 1
@@ -93,9 +118,11 @@ class Bar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._observations = self._errors = 0
+        self._survey = SurveyBar()
 
     def __call__(self, event: Event) -> None:
         """Move the bar by an event."""
+        self._survey(event)
         if isinstance(event, RunStarted):
             self._open(event)
         elif self._progress is None or self._task is None:
@@ -108,7 +135,6 @@ class Bar:
             self._progress.stop()
 
     def _open(self, event: RunStarted) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -118,8 +144,7 @@ class Bar:
             TimeRemainingColumn,
         )
 
-        # A notebook shows what goes to its output cell; a terminal keeps stdout for results.
-        console = Console() if in_notebook() else Console(stderr=True)
+        console = _console()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -164,3 +189,46 @@ class Bar:
             rate=f"{done / elapsed:.1f} cells/s" if elapsed > 0 else "",
             cost="" if event.cost_usd is None else f"[green]${event.cost_usd:.2f}",
         )
+
+
+class SurveyBar:
+    """A rich progress bar of granules that are surveyed for an index."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._errors = 0
+
+    def __call__(self, event: Event) -> None:
+        """Move the bar by an event."""
+        if isinstance(event, IndexStarted):
+            self._open(event)
+        elif self._progress is None:
+            return
+        elif isinstance(event, GranuleSurveyed):
+            self._progress.update(self._progress.tasks[0].id, advance=1)
+            self._errors += event.error is not None
+            if event.error is not None and self._errors <= ERRORS_SHOWN:
+                told = f"granule {event.granule} cannot be surveyed: {event.error}"
+                self._progress.console.print(told, style="red", markup=False)
+        elif isinstance(event, Notice):
+            self._progress.console.print(event.message, style="yellow", markup=False)
+        elif isinstance(event, IndexFinished):
+            self._progress.stop()
+            self._progress = None
+
+    def _open(self, event: IndexStarted) -> None:
+        from rich.progress import Progress
+
+        self._progress = Progress(console=_console(), expand=True)
+        self._progress.add_task(f"granules ({event.backend})", total=event.granules)
+        self._progress.start()
+
+
+def _console() -> Console:
+    """Return where bars are drawn.
+
+    A notebook shows what goes to its output cell; a terminal keeps stdout for results.
+    """
+    from rich.console import Console
+
+    return Console() if in_notebook() else Console(stderr=True)

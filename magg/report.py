@@ -60,6 +60,7 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
             ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
             ("granules", f"{summary['granules']:,}"),
             ("granules per cell", per_cell),
+            ("without rows", _without_rows(summary)),
             ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
             ("coarser orders", _orders(summary["coarser_orders"])),
             ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
@@ -68,6 +69,12 @@ def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
             ("store", summary["store_path"]),
         ]
     )
+
+
+def _without_rows(summary: Mapping[str, Any]) -> str:
+    if "cells_without_rows" not in summary:
+        return ""
+    return f"{summary['cells_without_rows']:,} cells, which need no worker (by the granule index)"
 
 
 def _cost(summary: Mapping[str, Any]) -> str:
@@ -102,6 +109,7 @@ def of_catalog(catalog: Catalog, path: Path) -> RenderableType:
             f"{about['granules_per_cell_min']} to {about['granules_per_cell_max']}",
         ),
         ("catalog", str(path)),
+        ("index", _index_of(about)),
     ]
     return _table([(name, text) for name, text in rows if text])
 
@@ -141,6 +149,36 @@ def _orders(orders: Iterable[int]) -> str:
         else:
             runs.append([order])
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _index_of(about: Mapping[str, Any]) -> str:
+    """Return one line about the index beside a catalog."""
+    index = about.get("index")
+    if index is None:
+        return ""
+    if "error" in index:
+        return str(index["error"])
+    return f"{index['path']}, of {index['granules']:,} of {about['granules']:,} granules"
+
+
+def of_index(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the table of what `magg.build_index` did."""
+    from rich.console import Group
+    from rich.text import Text
+
+    rows = [
+        ("granules", f"{summary['granules_indexed']:,} of {summary['granules']:,} in the index"),
+        ("known before", f"{summary['granules_known']:,}"),
+        ("surveyed", f"{summary['granules_surveyed']:,}"),
+        ("datasets added", f"to {summary['granules_completed']:,} granules"),
+        ("time", f"{summary['wall_time_s']:.1f} s on {summary['backend']}"),
+        ("index", summary["index_path"]),
+    ]
+    failures = [
+        Text(f"cannot be surveyed: {e['type']}: {e['message']}", style="red")
+        for e in summary["errors"][:FAILURES_SHOWN]
+    ]
+    return Group(_table(rows), *failures)
 
 
 def of_store(store: Mapping[str, Any]) -> RenderableType:

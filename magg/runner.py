@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import time
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from magg.catalog import Catalog
+from magg.cell import CellResult
 from magg.config import PipelineConfig
 from magg.drain import Drain, Pool
 from magg.errors import BackendError
@@ -20,6 +23,7 @@ from magg.events import CellFinished, Listener, Notice, RunFinished, RunStarted
 from magg.executors.base import check_workers, make_executor, stop_workers
 from magg.executors.cloud import as_cloud
 from magg.executors.retry import Policy
+from magg.indexing import Mode, index_at_hand, index_for_run, index_mode
 from magg.plan import OnGranuleError, Plan, make_plan
 from magg.preflight import preflight
 from magg.progress import make_listener
@@ -30,10 +34,14 @@ from magg.store.template import Chunks
 from magg.summary import Tally
 from magg.worker import FUNCTIONS
 
+log = logging.getLogger(__name__)
+
 # Submissions waiting beside those that run: enough to keep every worker busy, few enough that
 # tasks are made late.
 IN_FLIGHT_PER_WORKER = 2
 IN_FLIGHT_UNKNOWN = 256
+# Cells without rows at once, which this process records itself.
+NEAR_WORKERS = 8
 POLICY = Policy()
 # Whose cells run in the region that is given; lithops may run them on any cloud, or here.
 AWS_BACKENDS = ("lambda", "sfn")
@@ -55,6 +63,7 @@ def run(
     dry_run: bool = False,
     on_granule_error: OnGranuleError = "fail",
     backups: bool = False,
+    index: Mode | bool = "auto",
     function_name: str | None = None,
     region: str = DEFAULT_REGION,
     progress: bool | Listener | None = None,
@@ -95,6 +104,11 @@ def run(
         again.
     backups : bool, default False
         Submit a cell that runs far longer than the others a second time; the first result wins.
+    index : {"auto", "build", "off"}, default "auto"
+        Whether a granule index is used, with which workers open no granule to find out what is
+        where in it: the one that lies beside the catalog, if there is one; one that is made, or
+        completed, before the first cell (True does the same); or none (False). The store is the
+        same, bit by bit. See `magg.build_index`.
     function_name : str, optional
         The deployed function of ``backend="lambda"``; ``MAGG_LAMBDA_FUNCTION_NAME``, or else
         ``"process-morton-cell"``, where left out. Of ``backend="sfn"`` the ARN of the state
@@ -140,6 +154,7 @@ def run(
         raise BackendError(
             f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}"
         )
+    mode = index_mode(index)
     plan = make_plan(
         config,
         catalog,
@@ -162,30 +177,40 @@ def run(
         store=plan.store,
     )
     pool = Pool(executor) if executor is not None else Pool(make(), make)
+    near_executor = ThreadPoolExecutor(NEAR_WORKERS, thread_name_prefix="magg-near")
     try:
         workers = _workers(pool.executor, max_workers)
         notices = preflight(pool.executor, plan, ask_worker=not dry_run)
         if dry_run:
-            return _dry_summary(pool.executor, plan, name, workers)
+            return _dry_summary(pool.executor, plan, name, workers, mode)
         chunks = plan.prepare_store()
         todo = plan.unfinished()
-        drain = Drain(
-            pool,
-            todo,
-            functools.partial(plan.task, chunks=chunks),
-            _in_flight(pool.executor, workers),
-            POLICY,
-            backups,
-        )
         if plan.reach is not None:
             if as_cloud(pool.executor).keeps_calls:
                 plan.reach.keep_credentials()
             plan.reach.ready(todo)
+        in_flight, listen = _in_flight(pool.executor, workers), make_listener(progress)
+        found = index_for_run(
+            plan, todo, mode, pool, in_flight, listen=listen, backend=name, policy=POLICY
+        )
+        plan = replace(plan, index=found)
+        near = plan.without_rows(todo)
+        drain: Drain[CellResult] = Drain(
+            pool,
+            sorted(todo, key=near.__contains__),
+            functools.partial(plan.task, chunks=chunks),
+            in_flight,
+            POLICY,
+            backups,
+            near=near,
+            near_executor=near_executor,
+        )
+        if plan.reach is not None:
             drain.on_refused = plan.reach.refuse
         used = as_cloud(pool.executor).used
         tally = Tally(plan, name, skipped=len(plan.cells) - len(todo), used=used)
         coarser = _coarser_orders(plan, chunks, todo)
-        _run_cells(drain, tally, make_listener(progress), began, notices, coarser)
+        _run_cells(drain, tally, listen, began, notices, coarser)
         if drain.running and pool.is_own:
             stop_workers(pool.executor)  # stragglers that a second submission outran
         return tally.summary(time.perf_counter() - began, drain.retries)
@@ -194,6 +219,7 @@ def run(
             stop_workers(pool.executor)
         raise
     finally:
+        near_executor.shutdown(wait=False, cancel_futures=True)
         if pool.is_own:
             # Not waiting gives control back at once on Ctrl-C; else nothing is left to wait for.
             pool.executor.shutdown(wait=False, cancel_futures=True)
@@ -219,15 +245,16 @@ def _region_of_cells(executor: Executor | None, backend: str, region: str) -> st
 
 
 def _dry_summary(
-    executor: Executor, plan: Plan, backend: str, workers: int | None
+    executor: Executor, plan: Plan, backend: str, workers: int | None, mode: Mode
 ) -> dict[str, Any]:
-    todo = len(plan.unfinished())
-    dry = Tally(plan, backend, len(plan.cells) - todo).dry_summary(workers)
-    return dry | as_cloud(executor).ceiling(todo)
+    todo = plan.unfinished()
+    plan = replace(plan, index=index_at_hand(plan, mode, log.warning))
+    dry = Tally(plan, backend, len(plan.cells) - len(todo)).dry_summary(workers)
+    return dry | as_cloud(executor).ceiling(len(todo) - len(plan.without_rows(todo)))
 
 
 def _run_cells(
-    drain: Drain,
+    drain: Drain[CellResult],
     tally: Tally,
     listen: Listener,
     began: float,
@@ -273,7 +300,7 @@ def _coarser_orders(plan: Plan, chunks: Chunks, todo: Collection[str]) -> Iterat
         consolidate(plan.store, plan.region)
 
 
-def _farewell(drain: Drain, tally: Tally) -> str:
+def _farewell(drain: Drain[CellResult], tally: Tally) -> str:
     """Say what an interrupt leaves behind."""
     done = tally.skipped + sum(result.error is None for result in tally.results)
     running = sum(future.running() for future in drain.running)

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from magg import __version__
+from magg.catalog.surveying import look_at_granules, survey_granule
 from magg.cell import process_cell
 from magg.credentials import own_token
 from magg.executors.payload import Functions
@@ -69,4 +70,9 @@ def _write_error(store: str, region: str | None) -> str | None:
     return None
 
 
-FUNCTIONS: Functions = {"process_cell": process_cell, "describe_worker": describe_worker}
+FUNCTIONS: Functions = {
+    "process_cell": process_cell,
+    "describe_worker": describe_worker,
+    "survey_granule": survey_granule,
+    "look_at_granules": look_at_granules,
+}

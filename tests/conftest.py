@@ -23,6 +23,7 @@ pytest_plugins = [
     "services.lithops_home",
     "services.stepfunctions",
     "remote_runs",
+    "index_runs",
 ]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")

@@ -14,6 +14,7 @@ FLOORS = {
     "demo": 11,
     "runner": 10,
     "summary": 9,
+    "indexing": 9,
     "preflight": 9,
     "checkup": 9,
     "aws": 8,
@@ -27,6 +28,7 @@ FLOORS = {
     "catalog": 5,
     "store": 5,
     "granules": 4,
+    "failure": 4,
     "config": 3,
     "executors": 3,
     "statistics": 2,
@@ -105,7 +107,7 @@ def test_files_stay_small():
 
 
 def test_the_house_stays_small():
-    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 12_000
+    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 13_000
 
 
 def code_lines(path):

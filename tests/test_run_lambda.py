@@ -15,7 +15,7 @@ from remote_runs import arrays, assert_same
 from services.lambda_calls import wait_until
 from services.lambda_faults import Fault
 
-from magg import __version__, run
+from magg import Catalog, __version__, build_index, run
 from magg.cli import main
 from magg.errors import (
     AccessDeniedError,
@@ -109,6 +109,30 @@ def test_a_run_on_lambda_gives_the_same_store_as_a_local_one(
     )
     assert 30 < summary["peak_memory_mb"] < 2_000
     json.dumps(summary)
+
+
+def test_an_index_is_made_and_used_by_calls(
+    config, remote_catalog, s3_bucket, function, expected, tmp_path
+):
+    path = Catalog(6, remote_catalog.cells, remote_catalog.metadata).save(tmp_path / "catalog.json")
+    s3_bucket.put("catalog.json", path)
+    catalog, granules = s3_bucket.url("catalog.json"), len(remote_catalog.granules)
+    store, summary = on_lambda(config, catalog, s3_bucket, index="build")
+    assert_same(arrays(store, summary), expected)
+    assert "catalog.index.gz" in s3_bucket.keys("")
+    # One call asks the worker who it is, then come the granules, then the cells.
+    assert summary["lambda_calls"] == summary["total_cells"] + 1 + granules
+    store, summary = on_lambda(config, catalog, s3_bucket, overwrite=True)
+    assert_same(arrays(store, summary), expected)
+    assert summary["lambda_calls"] == summary["total_cells"] + 1 + 1  # all granules are looked at
+    built = build_index(catalog, config, backend="lambda", overwrite=True, progress=False)
+    assert built["granules_surveyed"] == granules
+
+
+def test_an_index_of_local_granules_is_not_asked_of_lambda(config, catalog, tmp_path, function):
+    path = Catalog(6, catalog.cells).save(tmp_path / "catalog.json")
+    with pytest.raises(BackendError, match="on this machine"):
+        build_index(path, config, backend="lambda", progress=False)
 
 
 def test_a_second_run_invokes_no_cell_again(config, remote_catalog, s3_bucket, function):

@@ -15,7 +15,7 @@ import pytest
 from remote_runs import arrays, assert_same
 from services.lambda_faults import Fault
 
-from magg import run
+from magg import Catalog, run
 from magg.aws.state_machine import state_machine
 from magg.cli import main
 from magg.errors import BackendError, MaggError, StateMachineNotFoundError, StoreError
@@ -91,6 +91,20 @@ def test_a_run_by_way_of_step_functions_gives_the_same_store_as_a_local_one(
     assert summary["estimated_cost_usd"] > 0
     assert leftovers(s3_bucket) == []
     json.dumps(summary)
+
+
+def test_an_index_is_made_and_used_by_executions(
+    config, remote_catalog, s3_bucket, service, expected, tmp_path
+):
+    path = Catalog(6, remote_catalog.cells, remote_catalog.metadata).save(tmp_path / "catalog.json")
+    s3_bucket.put("catalog.json", path)
+    catalog = s3_bucket.url("catalog.json")
+    store, summary = on_sfn(config, catalog, s3_bucket, index="build")
+    assert_same(arrays(store, summary), expected)
+    granules = len(remote_catalog.granules)
+    assert summary["lambda_calls"] == summary["total_cells"] + 1 + granules
+    assert Catalog.load(catalog).summary()["index"]["granules"] == granules
+    assert leftovers(s3_bucket) == []
 
 
 @pytest.mark.slow

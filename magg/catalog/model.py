@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from magg.catalog import files
+from magg.catalog import files, index
 from magg.catalog.area import area_of
 from magg.catalog.links import GranuleInfo
 from magg.config import PipelineConfig, load_config
@@ -37,6 +37,9 @@ class Catalog:
         What is known beside: where it comes from, dates, area. Plain data.
     info : dict of str to GranuleInfo
         HTTPS links and times of granules, as far as they are known.
+    location : str, optional
+        Where the catalog was loaded from or saved to, or the one that it is a subset of. Its
+        granule index lies beside it.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class Catalog:
     cells: dict[str, tuple[str, ...]]
     metadata: dict[str, Any] = field(default_factory=dict)
     info: dict[str, GranuleInfo] = field(default_factory=dict)
+    location: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         problems = list(_problems(self.cells, self.parent_order))
@@ -128,7 +132,7 @@ class Catalog:
         """
         parent_order, cells, metadata, info = files.read(location)
         try:
-            return cls(parent_order, cells, metadata, info)
+            return cls(parent_order, cells, metadata, info, _absolute(location))
         except CatalogError as error:
             raise CatalogError(f"{location}: {error}") from None
 
@@ -281,10 +285,26 @@ class Catalog:
             raise CatalogError("nothing of the catalog is left: no cell is in what was asked for")
         left = {granule for granules in kept.values() for granule in granules}
         info = {granule: known for granule, known in self.info.items() if granule in left}
-        return Catalog(self.parent_order, kept, self.metadata, info)
+        return Catalog(self.parent_order, kept, self.metadata, info, self.location)
+
+    def build_index(
+        self, config: PipelineConfig | str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Make the granule index beside this catalog, or bring it up to date.
+
+        Takes, returns and raises what `magg.build_index` does after its first argument.
+        """
+        import magg  # which loads what stands on the floors above
+
+        summary: dict[str, Any] = magg.build_index(self, config, **options)
+        return summary
 
     def summary(self) -> dict[str, Any]:
-        """Return what the catalog holds, in numbers and dates, as plain data."""
+        """Return what the catalog holds, in numbers and dates, as plain data.
+
+        Where a granule index lies beside the catalog, ``index`` names its ``path``, and how many
+        ``granules`` of the catalog are in it or the ``error`` that hinders its use.
+        """
         counts = [len(granules) for granules in self.cells.values()]
         granules = self.granules
         times = sorted(
@@ -308,6 +328,7 @@ class Catalog:
                 for granule in granules
             ),
             **{name: self.metadata[name] for name in names if name in self.metadata},
+            **index.about(self.location, granules),
         }
 
     def _measured(self, granule: str, first: str, last: str) -> bool:
@@ -328,7 +349,13 @@ class Catalog:
             "total_cells": len(self),
             "total_granules": len(self.granules),
         }
-        return files.write(path, self.cells, metadata, self.info)
+        written = files.write(path, self.cells, metadata, self.info)
+        object.__setattr__(self, "location", _absolute(written))  # no part of what it is
+        return written
+
+
+def _absolute(location: str | Path) -> str:
+    return str(location) if "://" in str(location) else str(Path(location).absolute())
 
 
 def _joined(one: Any, other: Any) -> Any:

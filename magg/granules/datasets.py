@@ -8,7 +8,7 @@ as not direct, and h5py reads its rows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -156,6 +156,20 @@ def describe(dataset: Any, file: Any, column: Column) -> DatasetLayout:
         valid=(low, high),
         attributes=_texts(dataset),
     )
+
+
+def overridden(dataset: DatasetLayout, column: Column) -> DatasetLayout:
+    """Return a layout that holds the file's own word, with what the config says in its place."""
+    low, high = dataset.valid
+    changes: dict[str, Any] = {
+        "valid": (
+            low if column.valid_min is None else column.valid_min,
+            high if column.valid_max is None else column.valid_max,
+        )
+    }
+    if column.fill_value is not None and dataset.dtype.kind in "iuf":
+        changes["missing"] = _as_stored([column.fill_value], dataset.dtype)
+    return replace(dataset, **changes)
 
 
 def _is_plain(dataset: Any, file: Any, plist: Any, filters: tuple[int, ...]) -> bool:

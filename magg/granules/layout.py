@@ -159,7 +159,7 @@ def _digest(source: DataSource) -> bytes:
 
 
 def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
-    beams = read_hdf5(opened, lambda file, held: _beams(file, held, source, opened.name))
+    beams = read_hdf5(opened, lambda file, held: find_beams(file, held, source, opened.name))
     opened.drop_head()
     unlocated = 0
     if parent_order == NO_ORDER:
@@ -203,7 +203,9 @@ def runs_between(
     return rows[firsts].tolist(), (rows[lasts] + 1).tolist()
 
 
-def _beams(file: Any, held: HeldFile | None, source: DataSource, granule: str) -> list[BeamLayout]:
+def find_beams(
+    file: Any, held: HeldFile | None, source: DataSource, granule: str
+) -> list[BeamLayout]:
     """Return the beams of a file; where bytes are missing, go on, so that all that miss show."""
     found = []
     for name in source.groups:

@@ -136,8 +136,13 @@ def read_rows(
         for name, pieces in values.items():
             pieces += [part.columns[name] for part in parts]
     # One column after the other, so that no second copy of all of them exists.
-    whole = {name: np.concatenate(values.pop(name) or [np.zeros(0)]) for name in request.columns}
+    whole = {name: _joined(values.pop(name)) for name in request.columns}
     return Rows(np.concatenate(child), whole), reads
+
+
+def _joined(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+    """Join the pieces that have rows: the others have no say about the dtype."""
+    return np.concatenate([piece for piece in pieces if len(piece)] or pieces[:1] or [np.zeros(0)])
 
 
 @dataclass(frozen=True, eq=False)
