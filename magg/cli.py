@@ -146,6 +146,12 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _deploy(arguments: argparse.Namespace) -> int:
+    from magg.deploy.command import execute
+
+    return execute(arguments)
+
+
 def _tell(text: Any, data: Any, as_json: bool) -> None:
     """Print a rich renderable, or the data behind it as JSON."""
     from rich.console import Console
@@ -201,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--store", help="a store that results should go to")
     _add_function(check)
     check.add_argument("--json", action="store_true", help="print JSON")
+    from magg.deploy.command import EXAMPLES, add_arguments
+
+    about = "set up AWS Lambda and Step Functions in your account, look at them, or remove them"
+    add_arguments(_add(commands, "deploy", _deploy, about, EXAMPLES))
     return parser
 
 

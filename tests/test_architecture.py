@@ -16,6 +16,7 @@ FLOORS = {
     "summary": 9,
     "preflight": 9,
     "checkup": 9,
+    "deploy": 9,
     "aws": 8,
     "plan": 8,
     "drain": 8,
