@@ -68,6 +68,8 @@ def translate(error: Exception, what: str) -> MaggError:
         return AccessDeniedError(f"{what}: {denied(message)}")
     if lambda_errors.was_not_sent(error) or lambda_errors.is_a(error, lambda_errors.LOST):
         return DeployError(f"{what}: AWS cannot be reached ({message}); look at the network")
+    if code == "ResponseParserError":
+        return DeployError(f"{what}: AWS gave an answer that cannot be read; try again")
     advice = _CODES.get(code) or advice_on(message)
     return DeployError(f"{what}: {code}: {message}" + (f"; {advice}" if advice else ""))
 

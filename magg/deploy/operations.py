@@ -11,7 +11,7 @@ from typing import Any
 from magg.deploy import buckets, package, plan
 from magg.deploy.cloud import Cloud
 from magg.deploy.errors_of_aws import told
-from magg.deploy.settings import Settings, load_template, parameter_names
+from magg.deploy.settings import Settings, load_template
 from magg.deploy.stack import EMPTY, Listen, Stack, StackState
 from magg.errors import AccessDeniedError, DeployError
 
@@ -193,9 +193,8 @@ def _settings(
     cloud: Cloud, state: StackState, stack: str, wanted: dict[str, Any]
 ) -> tuple[Settings, bool]:
     """Return the settings, and whether their bucket is the stack's to make or to keep."""
-    settings = Settings.of_stack(
-        state.parameters, state.tags, **wanted, stack=stack, region=cloud.region
-    )
+    place = {"stack": stack, "region": cloud.region}
+    settings = Settings.of_stack(state.parameters, state.tags, {**wanted, **place})
     own = _own_bucket(state)
     if own and settings.bucket not in ("", own):
         raise DeployError(
@@ -207,8 +206,8 @@ def _settings(
     if not buckets.bucket_exists(cloud, settings.bucket):
         return settings, True
     # Somebody's own, which the stack must neither make nor keep.
-    place = f"s3://{settings.bucket}"
-    return replace(settings, bucket="", write=(*settings.write, place)), False
+    older = f"s3://{settings.bucket}"
+    return replace(settings, bucket="", write=(*settings.write, older)), False
 
 
 def _own_bucket(state: StackState) -> str:
@@ -249,16 +248,14 @@ def _announce(
 def _request(
     template: str, parameters: dict[str, str], settings: Settings, state: StackState
 ) -> dict[str, Any]:
-    given = [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()]
-    # What is secret cannot be read back, so that it is left to CloudFormation.
-    kept = [
-        {"ParameterKey": key, "UsePreviousValue": True}
-        for key in parameter_names(template)
-        if key in state.parameters and key not in parameters
+    given: list[dict[str, Any]] = [
+        {"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()
     ]
+    if state.exists and plan.SECRET not in parameters:  # it cannot be read back
+        given.append({"ParameterKey": plan.SECRET, "UsePreviousValue": True})
     return {
         "TemplateBody": template,
-        "Parameters": given + kept,
+        "Parameters": given,
         "Capabilities": list(CAPABILITIES),
         "Tags": [{"Key": k, "Value": v} for k, v in settings.all_tags.items()],
     }

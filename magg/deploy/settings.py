@@ -96,7 +96,10 @@ class Settings:
 
     @classmethod
     def of_stack(
-        cls, parameters: Mapping[str, str], tags: Mapping[str, str], **wanted: Any
+        cls,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+        wanted: Mapping[str, Any],
     ) -> Settings:
         """Return the settings of a stack as it is, but for what is wanted otherwise.
 
@@ -104,8 +107,8 @@ class Settings:
         ----------
         parameters, tags : dict
             Of the stack; both empty where there is none.
-        **wanted
-            Settings by their names; None leaves what is.
+        wanted : dict
+            Settings by their names.
         """
         known: dict[str, Any] = {
             name: kind(parameters[key])
@@ -113,7 +116,7 @@ class Settings:
             if key in parameters
         }
         known["tags"] = {k: v for k, v in tags.items() if not _is_own_tag(k)}
-        known |= {name: value for name, value in wanted.items() if value is not None}
+        known |= wanted
         if known.get("bucket"):
             own = f"s3://{known['bucket']}"
             known["write"] = tuple(place for place in known.get("write", ()) if place != own)
@@ -182,13 +185,6 @@ def partition_of(region: str) -> str:
 def load_template() -> str:
     """Return the text of the CloudFormation template."""
     return Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
-
-
-def parameter_names(template: str) -> list[str]:
-    """Return the names of the parameters that a template takes."""
-    import yaml
-
-    return list(yaml.safe_load(template)["Parameters"])
 
 
 def _places(urls: tuple[str, ...], partition: str) -> Iterator[tuple[str, str]]:
