@@ -64,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         max_cells=arguments.max_cells,
         morton_cell=arguments.morton_cell,
+        part=arguments.part,
         max_workers=arguments.max_workers,
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
@@ -248,6 +249,7 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
     run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")
+    run.add_argument("--part", help="work on a part of the cells only, such as 3/12")
     run.add_argument("--max-workers", type=int, help="cells at once")
     run.add_argument("--overwrite", action="store_true", help="start an existing store again")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
