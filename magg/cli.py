@@ -65,6 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         max_cells=arguments.max_cells,
         morton_cell=arguments.morton_cell,
+        part=arguments.part,
         max_workers=arguments.max_workers,
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
@@ -177,6 +178,12 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _deploy(arguments: argparse.Namespace) -> int:
+    from magg.deploy.command import execute
+
+    return execute(arguments)
+
+
 def _tell(text: Any, data: Any, as_json: bool) -> None:
     """Print a rich renderable, or the data behind it as JSON."""
     from rich.console import Console
@@ -243,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--store", help="a store that results should go to")
     _add_function(check)
     check.add_argument("--json", action="store_true", help="print JSON")
+    from magg.deploy.command import EXAMPLES, add_arguments
+
+    about = "set up AWS Lambda and Step Functions in your account, look at them, or remove them"
+    add_arguments(_add(commands, "deploy", _deploy, about, EXAMPLES))
     return parser
 
 
@@ -280,6 +291,7 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--max-cells", type=int, help="work on the first so many cells only")
     run.add_argument("--morton-cell", help="work on this cell only, such as -6134114")
+    run.add_argument("--part", help="work on a part of the cells only, such as 3/12")
     run.add_argument("--max-workers", type=int, help="cells at once")
     run.add_argument("--overwrite", action="store_true", help="start an existing store again")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")

@@ -178,6 +178,10 @@ class EarthdataError(MaggError, ConnectionError):
     """A service of Earthdata does not answer as it should; another attempt may succeed."""
 
 
+class DeployError(MaggError, RuntimeError):
+    """The cloud side cannot be built, set up, looked at or torn down."""
+
+
 class MissingExtraError(MaggError, ImportError):
     """An optional dependency is needed and not installed."""
 

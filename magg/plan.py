@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,9 +174,9 @@ class Plan:
         state = template.state_size(self.config)
         return {
             "granules": len({g for cell in self.cells for g in self.catalog.cells[cell]}),
-            "granules_per_cell_min": min(granules),
-            "granules_per_cell_mean": float(np.mean(granules)),
-            "granules_per_cell_max": max(granules),
+            "granules_per_cell_min": min(granules, default=0),
+            "granules_per_cell_mean": float(np.mean(granules or 0)),
+            "granules_per_cell_max": max(granules, default=0),
             "parent_order": self.grid.parent_order,
             "child_order": self.grid.child_order,
             "child_cells": leaves,
@@ -192,6 +193,7 @@ def make_plan(
     *,
     max_cells: int | None = None,
     morton_cell: str | int | None = None,
+    part: str | None = None,
     on_granule_error: OnGranuleError = "fail",
     region: str | None = None,
     overwrite: bool = False,
@@ -236,10 +238,23 @@ def make_plan(
     chosen = chosen[:max_cells]
     # The longest cells first, so that none of them starts when all others are done.
     chosen.sort(key=lambda cell: -len(found.cells[cell]))
+    if part is not None:
+        if overwrite:
+            raise ConfigError("overwrite would delete what the other parts make; run without it")
+        number, parts = _part(part)
+        chosen = chosen[number - 1 :: parts]  # of every size some, so that parts take equally long
     reach = reach_of(found, chosen, config.data_source.access, cells_run_in)
     return Plan(
         config, found, grid, path, tuple(chosen), on_granule_error, region, overwrite, reach
     )
+
+
+def _part(part: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(part))
+    number, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise ConfigError(f"part must be such as '3/12', from 1/12 to 12/12, not {part!r}")
+    return number, parts
 
 
 def _catalog(config: PipelineConfig, catalog: str | Path | Catalog | None) -> Catalog:

@@ -58,6 +58,7 @@ def run(
     executor: Executor | None = None,
     max_cells: int | None = None,
     morton_cell: str | int | None = None,
+    part: str | None = None,
     max_workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -91,6 +92,9 @@ def run(
         Work on the first so many cells of the catalog only.
     morton_cell : str, optional
         Work on this cell only: a decimal Morton id of the catalog.
+    part : str, optional
+        Work on a part of the cells only: ``"3/12"`` is the third of twelve parts of about equal
+        work. Together the parts are the whole, and may run at once, on different machines.
     max_workers : int, optional
         Cells at once; 4 threads, a process per core, 1,700 calls of AWS Lambda, or 1,000 by way
         of Step Functions where left out.
@@ -161,6 +165,7 @@ def run(
         store,
         max_cells=max_cells,
         morton_cell=morton_cell,
+        part=part,
         on_granule_error=on_granule_error,
         region=region,
         overwrite=overwrite,

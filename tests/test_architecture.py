@@ -17,6 +17,7 @@ FLOORS = {
     "indexing": 9,
     "preflight": 9,
     "checkup": 9,
+    "deploy": 9,
     "aws": 8,
     "plan": 8,
     "drain": 8,

@@ -1,0 +1,1 @@
+"""Deploying: the cloud side is set up, looked at and torn down."""
