@@ -17,7 +17,9 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from magg.catalog import Catalog
     from magg.config import PipelineConfig, load_config
-    from magg.maps import plot
+    from magg.exports import export
+    from magg.maps import plot, plot_summary
+    from magg.results import open_results
     from magg.runner import run
     from magg.statistics import register_statistic
     from magg.store import open_store
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Catalog": "magg.catalog",
     "PipelineConfig": "magg.config",
+    "export": "magg.exports",
     "load_config": "magg.config",
+    "open_results": "magg.results",
     "open_store": "magg.store",
     "plot": "magg.maps",
+    "plot_summary": "magg.maps",
     "register_statistic": "magg.statistics",
     "run": "magg.runner",
 }
@@ -37,9 +42,12 @@ __all__ = [
     "Catalog",
     "PipelineConfig",
     "__version__",
+    "export",
     "load_config",
+    "open_results",
     "open_store",
     "plot",
+    "plot_summary",
     "register_statistic",
     "run",
 ]

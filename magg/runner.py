@@ -233,9 +233,10 @@ def _run_cells(
         # Closed here, lest a listener's error leave submissions waiting in the caller's executor.
         with contextlib.closing(drain.results()) as results:
             for result in results:
-                tally.results.append(result)
-                error = f"{result.error.type}: {result.error.message}" if result.error else None
                 cost = tally.used().get("estimated_cost_usd")
+                ended_s = time.perf_counter() - began
+                tally.add(result, ended_s, drain.attempts(result), cost)
+                error = f"{result.error.type}: {result.error.message}" if result.error else None
                 listen(CellFinished(result.cell, result.status, result.observations, error, cost))
     except KeyboardInterrupt:
         listen(Notice(_farewell(drain, tally)))
