@@ -81,6 +81,18 @@ class Axis:
         found = self._runs_of_units(np.concatenate([np.zeros(0, dtype=np.int64), *units]))
         return merged(np.concatenate([within, found]))
 
+    def places(self, wanted: Words) -> NDArray[np.int64]:
+        """Return the positions of the cells with some prefixes, -1 for those that are not here."""
+        shift = 2 * (self.order - self.unit_order)
+        by_prefix = np.argsort(self.units, kind="stable")
+        held = self.units[by_prefix]
+        units = wanted >> np.uint64(shift)
+        at = np.minimum(np.searchsorted(held, units), held.size - 1)
+        within = (wanted & np.uint64(self.per_unit - 1)).astype(np.int64)
+        # Prefix 0 is no cell, and the room of units that are not there.
+        hit = (held[at] == units) & (wanted > 0)
+        return np.where(hit, (by_prefix[at] << shift) + within, -1)
+
     def prefixes(self, positions: NDArray[np.int64]) -> Words:
         """Return the prefixes, at the order of the axis, of the cells at some positions."""
         shift = 2 * (self.order - self.unit_order)
@@ -187,6 +199,12 @@ def merged(runs: Runs) -> Runs:
     reach = np.maximum.accumulate(runs[:, 1])
     starts = np.flatnonzero(np.append(True, runs[1:, 0] > reach[:-1]))
     return np.stack([runs[starts, 0], np.maximum.reduceat(runs[:, 1], starts)], axis=-1)
+
+
+def holds(runs: Runs, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which positions lie in some runs."""
+    run = np.searchsorted(runs[:, 0], positions, side="right") - 1
+    return np.asarray((run >= 0) & (positions < runs[np.maximum(run, 0), 1]))
 
 
 def positions_of(runs: Runs) -> NDArray[np.int64]:
