@@ -96,7 +96,7 @@ def polygons(cells: Cells, order: int, crs: Any) -> Geometries:
     curved = np.abs(centres(cells.words)[0]) > BEYOND_WHICH_SIDES_CURVE
     for part, points in ((~curved, points_a_side(order, cells.words.size)), (curved, 8)):
         if part.any():
-            lat, lon = outlines(cells.words[part], points)
+            lat, lon = outlines(cells.words[part], points, order)
             found[part] = shapely.polygons(np.stack([lon, lat], axis=-1))
     if crs.is_geographic or not _is_seamless(crs):
         west, _, east, _ = shapely.bounds(found).T

@@ -173,7 +173,8 @@ def _extent(source: Source, crs: Any) -> Extent:
     around = np.zeros(2 * BINS + 1, dtype=np.int64)
     boxes = []
     for cells in source.cells():
-        lat, lon = outlines(cells.words, points_a_side(source.axis.order, cells.words.size))
+        points = points_a_side(source.axis.order, cells.words.size)
+        lat, lon = outlines(cells.words, points, source.axis.order)
         if crs.is_geographic:
             bins = np.floor((lon + 270.0) * BINS / 360.0).astype(np.int64)
             np.add.at(around, bins.min(axis=1), 1)

@@ -36,7 +36,7 @@ def as_polygons(cells: Cells, projection: Projection, view: View) -> Paint:
     """Return a function that paints values, shape (n,), in the outlines of n cells."""
     from matplotlib.collections import PolyCollection
 
-    lat, lon = outlines(cells.words, points_a_side(cells.order, cells.words.size))
+    lat, lon = outlines(cells.words, points_a_side(cells.order, cells.words.size), cells.order)
     middle, _ = projection.forward(*centres(cells.words))
     x, y = projection.forward(lat, lon)
     x = projection.close_up(x, middle[:, np.newaxis])
