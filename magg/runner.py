@@ -19,6 +19,7 @@ from magg.events import CellFinished, Listener, Notice, RunFinished, RunStarted
 from magg.executors.base import check_workers, make_executor, stop_workers
 from magg.executors.cloud import as_cloud
 from magg.executors.retry import Policy
+from magg.notebook import show_summaries
 from magg.plan import OnGranuleError, Plan, make_plan
 from magg.preflight import preflight
 from magg.progress import make_listener
@@ -129,6 +130,7 @@ def run(
     """
     began = time.perf_counter()
     _check_main_module()
+    show_summaries()
     check_workers(max_workers)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise BackendError(

@@ -17,6 +17,7 @@ pytest_plugins = [
     "services.lithops_home",
     "services.stepfunctions",
     "remote_runs",
+    "result_stores",
 ]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")

@@ -91,9 +91,12 @@ def open_results(
     stored = xr.open_zarr(root.store, group=path, chunks=None, consolidated=False)
     # Chosen before Dask and xdggs come in: both would look at the whole axis.
     positions = positions_of(runs)
-    chosen = stored.isel({DIMENSION: selector(runs)}).set_coords("morton")
-    ids = (DIMENSION, axis.ids(positions), stored["cell_ids"].attrs)
-    decoded: xr.Dataset = xdggs.decode(chosen.drop_vars("cell_ids").assign_coords(cell_ids=ids))
+    chosen = stored.isel({DIMENSION: selector(runs)}).drop_vars(["cell_ids", "morton"])
+    coordinates = {
+        "cell_ids": (DIMENSION, axis.ids(positions), stored["cell_ids"].attrs),
+        "morton": (DIMENSION, axis.words(positions), stored["morton"].attrs),
+    }
+    decoded: xr.Dataset = xdggs.decode(chosen.assign_coords(coordinates))
     # Listed in no order of its own by a store.
     decoded = decoded[sorted(map(str, decoded.data_vars))]
     if chunks is None or not _has_dask():
