@@ -17,8 +17,10 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from magg.catalog import Catalog
     from magg.config import PipelineConfig, load_config
+    from magg.exports import export
     from magg.indexing import build_index
-    from magg.maps import plot
+    from magg.maps import plot, plot_summary
+    from magg.results import open_results
     from magg.runner import run
     from magg.statistics import register_statistic
     from magg.store import build_pyramid, open_store
@@ -29,9 +31,12 @@ _HOMES = {
     "PipelineConfig": "magg.config",
     "build_index": "magg.indexing",
     "build_pyramid": "magg.store",
+    "export": "magg.exports",
     "load_config": "magg.config",
+    "open_results": "magg.results",
     "open_store": "magg.store",
     "plot": "magg.maps",
+    "plot_summary": "magg.maps",
     "register_statistic": "magg.statistics",
     "run": "magg.runner",
 }
@@ -42,9 +47,12 @@ __all__ = [
     "__version__",
     "build_index",
     "build_pyramid",
+    "export",
     "load_config",
+    "open_results",
     "open_store",
     "plot",
+    "plot_summary",
     "register_statistic",
     "run",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from magg import __version__
+from magg import __version__, cli_results
 from magg.credentials import redact
 from magg.errors import MaggError
 
@@ -166,18 +166,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     return CELLS_FAILED if run_demo(arguments.folder)["cells_error"] else 0
 
 
-def _plot(arguments: argparse.Namespace) -> int:
-    from magg.catalog import Catalog
-    from magg.maps import plot, plot_catalog
-
-    if Path(arguments.store).is_file():
-        plot_catalog(Catalog.load(arguments.store), arguments.output)
-    else:
-        plot(arguments.store, arguments.output, variables=arguments.variable or ("h_mean", "count"))
-    _complain(f"drew {arguments.output}")
-    return 0
-
-
 def _deploy(arguments: argparse.Namespace) -> int:
     from magg.deploy.command import execute
 
@@ -229,17 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         "magg demo\nmagg demo somewhere/else",
     )
     demo.add_argument("folder", nargs="?", default="magg-demo", help="where to put it all")
-    plot = _add(
-        commands,
-        "plot",
-        _plot,
-        "draw maps of a store, or of the granules of a catalog",
-        "magg plot out.zarr -o map.png --variable h_mean --variable count\n"
-        "magg plot catalog.json -o granules.png",
-    )
-    plot.add_argument("store", help="a store, or a catalog's JSON file")
-    plot.add_argument("-o", "--output", default="map.png", help="picture file (default: map.png)")
-    plot.add_argument("--variable", action="append", help="what to draw; may be given again")
+    cli_results.add_commands(commands, _add)
     check = _add(
         commands,
         "check",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from magg import wire, yamltext
 from magg.errors import ConfigError, GridError, StatisticError
 from magg.grid import Grid, order_problems
+from magg.html import cards
 from magg.statistics import Compiled, Statistic, compile_statistic
 
 DEFAULT_PARENT_ORDER = 6
@@ -182,6 +183,10 @@ class PipelineConfig:
     output: Output
     catalog: str | None = None
     bounds: Bounds | None = None
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return cards.of_config(self)
 
     @property
     def statistics(self) -> dict[str, Statistic]:

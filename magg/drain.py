@@ -160,6 +160,10 @@ class Drain(Generic[ResultT]):
             for future in self.running:
                 future.cancel()
 
+    def attempts(self, result: CellResult) -> int:
+        """Return how often a cell was tried until it had its result."""
+        return self._failures[result.cell] + (result.error is None)
+
     def tell(self, message: str) -> None:
         """Have a message told between results, whichever thread it comes from."""
         self._finished.put(message)

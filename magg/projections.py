@@ -56,9 +56,13 @@ class Polar:
         theta = np.degrees(np.arctan2(x, -self.pole * y))
         return self.pole * (90.0 - colatitude), wrap(theta - self._turn)
 
-    def close_up(self, x: Floats) -> Floats:
+    def close_up(self, x: Floats, _middle: Floats) -> Floats:
         """Return x of outlines, shape (n, vertices), unbroken: there is no seam in this map."""
         return x
+
+    def copies(self, x: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Return which outlines are drawn, and how far aside: each where it is."""
+        return np.arange(len(x)), np.zeros(len(x))
 
     @property
     def extent(self) -> View:
@@ -106,10 +110,20 @@ class Plate:
         beyond = (np.abs(lat) > 90.0) | (np.abs(offset) > 180.0)
         return np.where(beyond, np.nan, lat), wrap(self.lon0 + offset)
 
-    def close_up(self, x: Floats) -> Floats:
-        """Return x of outlines, shape (n, vertices), unbroken by the seam at the map's edge."""
+    def close_up(self, x: Floats, middle: Floats) -> Floats:
+        """Return x of outlines, shape (n, vertices), unbroken by the seam at the map's edge.
+
+        They are put about the middles of their cells, shape (n, 1).
+        """
         period = 360.0 * self._km_x
-        return x - period * np.round((x - x[:, :1]) / period)
+        return x - period * np.round((x - middle) / period)
+
+    def copies(self, x: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Return which outlines are drawn, and how far aside: those at the seam on both edges."""
+        half = 180.0 * self._km_x
+        east, west = (np.flatnonzero(over) for over in (x.max(1) > half, x.min(1) < -half))
+        shifts = [np.zeros(len(x)), np.full(east.size, -2 * half), np.full(west.size, 2 * half)]
+        return np.concatenate([np.arange(len(x)), east, west]), np.concatenate(shifts)
 
     @property
     def extent(self) -> View:
@@ -132,8 +146,11 @@ class Plate:
 Projection = Polar | Plate
 
 
-def projection_for(lat: Floats, lon: Floats) -> Projection:
-    """Return the projection that suits points, given in degrees, shape (n,) with n > 0."""
+def projection_for(lat: Floats, lon: Floats, side: float = 0.0) -> Projection:
+    """Return the projection that suits cells of so many kilometres.
+
+    Their centres are given in degrees, shape (n,) with n > 0.
+    """
     far = np.abs(lat)
     if np.median(far) >= POLAR_MEDIAN and far.min() >= POLAR_LEAST and lat.min() * lat.max() > 0:
         return Polar(1 if lat[0] > 0 else -1)
@@ -141,7 +158,8 @@ def projection_for(lat: Floats, lon: Floats) -> Projection:
     around = np.sort(lon % 360.0)
     gaps = np.diff(around, append=around[0] + 360.0)
     widest = int(np.argmax(gaps))
-    lon0 = float(around[widest] + gaps[widest] / 2) + 180.0 if gaps[widest] > 20.0 else 0.0
+    is_gap = gaps[widest] > max(20.0, 2 * side / _KM_PER_DEGREE)
+    lon0 = float(around[widest] + gaps[widest] / 2) + 180.0 if is_gap else 0.0
     return Plate(float(lat.min() + lat.max()) / 2, float(wrap(np.array(lon0))))
 
 

@@ -17,12 +17,23 @@ FAILURES_SHOWN = 10
 def of_summary(summary: Mapping[str, Any]) -> RenderableType:
     """Return the table of a run's summary, or of its plan after a dry run."""
     if summary["dry_run"]:
-        return _of_plan(summary)
+        return _table(rows_of(summary))
     from rich.console import Group
     from rich.text import Text
 
+    failed, skipped = failures_of(summary)
+    lines = [Text(line, style="red") for line in failed]
+    return Group(
+        _table(rows_of(summary)), *lines, *(Text(line, style="yellow") for line in skipped)
+    )
+
+
+def rows_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return labels and values of a summary, or of the plan of a dry run."""
+    if summary["dry_run"]:
+        return _rows_of_plan(summary)
     done = summary["total_cells"] - summary["cells_error"]
-    rows = [
+    return [
         ("cells", f"{done:,} of {summary['total_cells']:,} done"),
         ("with data / empty", f"{summary['cells_with_data']:,} / {summary['cells_empty']:,}"),
         ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
@@ -31,44 +42,45 @@ def of_summary(summary: Mapping[str, Any]) -> RenderableType:
         ("cost", _cost(summary)),
         ("store", summary["store_path"]),
     ]
-    failures = [
-        Text(f"cell {e['cell']} failed: {e['type']}: {e['message']}", style="red")
+
+
+def failures_of(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return a line for each cell that failed, and for each granule that was skipped."""
+    failed = [
+        f"cell {e['cell']} failed: {e['type']}: {e['message']}"
         for e in summary["errors"][:FAILURES_SHOWN]
     ]
-    failures += [
-        Text(f"skipped {s['granule']} in {len(s['cells'])} cells: {s['error']}", style="yellow")
+    more = summary["cells_error"] - len(failed)
+    if more > 0:
+        failed.append(f"and {more} more failed")
+    return failed, [
+        f"skipped {s['granule']} in {len(s['cells'])} cells: {s['error']}"
         for s in summary["granules_skipped"][:FAILURES_SHOWN]
     ]
-    more = summary["cells_error"] - len(summary["errors"][:FAILURES_SHOWN])
-    if more > 0:
-        failures.append(Text(f"and {more} more failed", style="red"))
-    return Group(_table(rows), *failures)
 
 
-def _of_plan(summary: Mapping[str, Any]) -> RenderableType:
+def _rows_of_plan(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     workers = summary["max_workers"]
     per_cell = (
         f"{summary['granules_per_cell_min']} to {summary['granules_per_cell_max']}, "
         f"{summary['granules_per_cell_mean']:.1f} on average"
     )
-    return _table(
-        [
-            (
-                "would work on",
-                f"{summary['total_cells']:,} cells of order {summary['parent_order']}",
-            ),
-            ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
-            ("granules", f"{summary['granules']:,}"),
-            ("granules per cell", per_cell),
-            ("without rows", _without_rows(summary)),
-            ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
-            ("coarser orders", _orders(summary["coarser_orders"])),
-            ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
-            ("would run on", f"{summary['backend']}" + (f", {workers} at once" if workers else "")),
-            ("cost", _most(summary)),
-            ("store", summary["store_path"]),
-        ]
-    )
+    return [
+        (
+            "would work on",
+            f"{summary['total_cells']:,} cells of order {summary['parent_order']}",
+        ),
+        ("done before", f"{summary['cells_skipped']:,}" if summary["cells_skipped"] else ""),
+        ("granules", f"{summary['granules']:,}"),
+        ("granules per cell", per_cell),
+        ("without rows", _without_rows(summary)),
+        ("output", f"{summary['child_cells']:,} child cells of order {summary['child_order']}"),
+        ("coarser orders", _orders(summary["coarser_orders"])),
+        ("output size", f"at most {_bytes(summary['output_bytes'])} before compression"),
+        ("would run on", f"{summary['backend']}" + (f", {workers} at once" if workers else "")),
+        ("cost", _most(summary)),
+        ("store", summary["store_path"]),
+    ]
 
 
 def _without_rows(summary: Mapping[str, Any]) -> str:

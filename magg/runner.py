@@ -24,6 +24,7 @@ from magg.executors.base import check_workers, make_executor, stop_workers
 from magg.executors.cloud import as_cloud
 from magg.executors.retry import Policy
 from magg.indexing import Mode, index_at_hand, index_for_run, index_mode
+from magg.notebook import show_summaries
 from magg.plan import OnGranuleError, Plan, make_plan
 from magg.preflight import preflight
 from magg.progress import make_listener
@@ -153,6 +154,7 @@ def run(
     """
     began = time.perf_counter()
     _check_main_module()
+    show_summaries()
     check_workers(max_workers)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise BackendError(
@@ -277,9 +279,10 @@ def _run_cells(
         # Closed here, lest a listener's error leave submissions waiting in the caller's executor.
         with coarser, contextlib.closing(drain.results()) as results:
             for result in results:
-                tally.results.append(result)
-                error = f"{result.error.type}: {result.error.message}" if result.error else None
                 cost = tally.used().get("estimated_cost_usd")
+                ended_s = time.perf_counter() - began
+                tally.add(result, ended_s, drain.attempts(result), cost)
+                error = f"{result.error.type}: {result.error.message}" if result.error else None
                 listen(CellFinished(result.cell, result.status, result.observations, error, cost))
     except KeyboardInterrupt:
         listen(Notice(_farewell(drain, tally)))

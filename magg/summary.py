@@ -26,6 +26,8 @@ class Tally:
     results : list of CellResult
     used : callable
         Returns what the executor's calls have used and cost so far.
+    moments : list of dict
+        When each of the results came, after how many attempts; see `add`.
     """
 
     plan: Plan
@@ -33,6 +35,24 @@ class Tally:
     skipped: int = 0
     results: list[CellResult] = field(default_factory=list)
     used: Callable[[], dict[str, Any]] = dict
+    moments: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, result: CellResult, ended_s: float, attempts: int, cost: float | None) -> None:
+        """Take in the result of a cell.
+
+        Parameters
+        ----------
+        result : CellResult
+        ended_s : float
+            Seconds from the start of the run until the result was there.
+        attempts : int
+            How often the cell was tried.
+        cost : float, optional
+            What the run had cost until then, in US dollars; None where nobody knows.
+        """
+        self.results.append(result)
+        so_far = {} if cost is None else {"cost_usd_so_far": cost}
+        self.moments.append({"ended_s": ended_s, "attempts": attempts, **so_far})
 
     def summary(self, wall_time_s: float, retries: int = 0) -> dict[str, Any]:
         """Return the summary of a run."""
@@ -59,7 +79,10 @@ class Tally:
                 for result in self.results
                 if result.error
             ],
-            "results": [_entry(result) for result in self.results],
+            "results": [
+                _entry(result) | moment
+                for result, moment in zip(self.results, self.moments, strict=True)
+            ],
             **self.used(),
         }
 

@@ -24,6 +24,7 @@ pytest_plugins = [
     "services.stepfunctions",
     "remote_runs",
     "index_runs",
+    "result_stores",
 ]
 
 REAL = Path(os.environ.get("MAGG_ATL06") or Path(__file__).parents[2] / "shared" / "atl06")

@@ -17,6 +17,7 @@ from magg.catalog.links import GranuleInfo
 from magg.config import PipelineConfig, load_config
 from magg.errors import CatalogError, GridError, UnknownCellError
 from magg.grid import Words, centres, from_decimal, separation
+from magg.html import cards
 
 PROBLEMS_SHOWN = 10
 NEAR_CELLS_SHOWN = 3
@@ -73,6 +74,10 @@ class Catalog:
             f"<Catalog: {len(self)} cells of order {self.parent_order}, "
             f"{len(self.granules)} granules>"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return cards.of_catalog(self)
 
     @property
     def granules(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
-"""Maps of a store: its cells as they are, one panel a variable; and maps of a catalog."""
+"""Maps of a store or a catalog, one panel a variable, and the figure of a run."""
 
 from magg.maps.figure import plot, plot_catalog
+from magg.maps.run_figure import plot_summary
 
-__all__ = ["plot", "plot_catalog"]
+__all__ = ["plot", "plot_catalog", "plot_summary"]

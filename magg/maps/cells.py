@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import Words, prefixes
 from magg.projections import Floats
-from magg.store.inspect import child_orders
+from magg.results.axis import axis_of, choose_order, positions_of, selector
+from magg.results.variables import check_variables, has_value, label_of
+from magg.results.within import runs_within
 
 if TYPE_CHECKING:
     import zarr
@@ -77,51 +77,40 @@ def coarsened(cells: Cells, order: int) -> Cells:
     return replace(cells, order=order, words=cells.words[first], variables=variables)
 
 
-def open_root(store: str | os.PathLike[str] | zarr.Group) -> zarr.Group:
-    """Return the root group of a store that is given by its place, or is open."""
-    import zarr
-
-    from magg.store import open_store
-
-    if isinstance(store, zarr.Group):
-        return store
-    place = os.fspath(store)
-    try:
-        return zarr.open_group(open_store(place, read_only=True), mode="r")
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"there is no store at {place}") from error
-
-
-def read_cells(root: zarr.Group, names: Sequence[str], order: int | None = None) -> Cells:
+def read_cells(
+    root: zarr.Group, names: Sequence[str], order: int | None = None, within: Any = None
+) -> Cells:
     """Read the cells of an order, the finest by default, that have a value of some variable.
+
+    Parameters
+    ----------
+    root : zarr.Group
+    names : sequence of str
+    order : int, optional
+    within : optional
+        A part of the Earth, as `magg.open_results` takes it.
 
     Raises
     ------
     StoreError
         If the store lacks the order or a variable.
     """
-    orders = child_orders(root)
-    if not orders or order not in (None, *orders):
-        raise StoreError(f"the store has no cells of order {order}; it has the orders {orders}")
-    order = orders[-1] if order is None else order
-    arrays: dict[str, Any] = dict(root[f"{order}"].arrays())
-    shown = sorted(arrays.keys() - {"cell_ids", "morton"})
-    if missing := [name for name in names if name not in shown]:
-        raise StoreError(f"the store has no variable {', '.join(missing)}; it has {shown}")
-
-    columns = {name: arrays[name][:] for name in names}
-    filled = {
-        name: np.isfinite(column) & (column != arrays[name].fill_value)
-        for name, column in columns.items()
-    }
+    order = choose_order(root, order)
+    axis = axis_of(root, order)
+    runs = runs_within(axis, within)
+    arrays = dict(root[f"{order}"].arrays())
+    check_variables(arrays, names)
+    where = selector(runs)
+    columns = {name: arrays[name].oindex[where] for name in names}
+    filled = {name: has_value(column, arrays[name]) for name, column in columns.items()}
     keep = np.flatnonzero(np.logical_or.reduce(list(filled.values())))
     variables = []
     for name, column in columns.items():
         values = np.where(filled[name], column, np.nan)[keep].astype(np.float64)
-        attributes = arrays[name].attrs
-        label, units = attributes.get("long_name", name), attributes.get("units", "1")
-        label = label[:1].upper() + label[1:] + (f" ({units})" if units != "1" else "")
+        label = label_of(arrays[name], name)
         variables.append(Variable(name, label, values, column.dtype.kind in "iu"))
-    counts = columns.get("count", arrays["count"][:] if "count" in arrays else None)
+    counts = columns.get("count")
+    if counts is None and "count" in arrays:
+        counts = arrays["count"].oindex[where]
     observations = None if counts is None else int(counts[counts > 0].sum())
-    return Cells(order, arrays["morton"][:][keep], variables, observations)
+    return Cells(order, axis.words(positions_of(runs)[keep]), variables, observations)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from magg.errors import require_extra
 from magg.grid import centres
-from magg.maps.cells import Cells, Variable, coarsened, open_root, read_cells
+from magg.maps.cells import Cells, Variable, coarsened, read_cells
 from magg.maps.panel import (
     GROUND,
     INK,
@@ -25,17 +25,20 @@ from magg.maps.panel import (
     order_of_image,
 )
 from magg.projections import Floats, Projection, View, distance, projection_for, side_km
+from magg.results.axis import open_root
+from magg.store.open import DEFAULT_REGION
 
 if TYPE_CHECKING:
     import zarr
     from matplotlib.figure import Figure
 
     from magg.catalog import Catalog
+    from magg.maps.picture import Picture
 
 MOST_POLYGONS = 20_000  # a million of them would take minutes to draw, an image takes a second
 
 _LEFT, _RIGHT, _BETWEEN, _TOP, _BELOW = 0.8, 0.75, 1.15, 0.95, 1.35  # margins, inches
-_PANEL_WIDTH = 4.8
+_PANEL_WIDTH, _MOST_ACROSS, _BELOW_ROW = 4.8, 3, 1.75
 
 
 def plot(
@@ -44,10 +47,12 @@ def plot(
     *,
     variables: Sequence[str] = ("h_mean", "count"),
     order: int | None = None,
+    within: Any = None,
+    region: str | None = DEFAULT_REGION,
     title: str | None = None,
     dpi: int = 150,
 ) -> Figure:
-    """Draw maps of a store's variables, side by side.
+    """Draw maps of a store's variables, side by side, three in a row at most.
 
     Cells without a value are not drawn. Up to 20,000 cells are drawn as their polygons; more
     are drawn as an image, in which a pixel has the colour of the cell that holds its centre.
@@ -64,6 +69,10 @@ def plot(
         What to draw. Integers get a logarithmic scale; limits are the 2nd and 98th percentile.
     order : int, optional
         Which of the orders in the store; the finest unless given.
+    within : optional
+        Draw a part of the Earth only: a box, a polygon or a cell, as `magg.open_results` takes it.
+    region : str, default "us-west-2"
+        AWS region of the store's bucket.
     title : str, optional
         A title in place of the name of the grid.
     dpi : int
@@ -72,7 +81,8 @@ def plot(
     Returns
     -------
     matplotlib.figure.Figure
-        Free of pyplot: it need not be closed, and the backend in use stays as it is.
+        Free of pyplot: it need not be closed, and the backend in use stays as it is. Notebooks
+        show it.
 
     Raises
     ------
@@ -87,8 +97,8 @@ def plot(
     """
     if not variables:
         raise ValueError("name at least one variable to draw")
-    _check_matplotlib()
-    cells = read_cells(open_root(store), variables, order)
+    check_matplotlib()
+    cells = read_cells(open_root(store, region), variables, order, within)
     return _finished(cells, path, variables, title, dpi)
 
 
@@ -103,7 +113,7 @@ def plot_catalog(
 
     Parameters, result and errors are those of `plot`.
     """
-    _check_matplotlib()
+    check_matplotlib()
     counts = np.array([len(granules) for granules in catalog.cells.values()], dtype=np.float64)
     granules = Variable("granules", "Granules", counts, counts=True)
     cells = Cells(catalog.parent_order, catalog.words, [granules], None)
@@ -112,7 +122,8 @@ def plot_catalog(
     return _finished(cells, path, ["granules"], heading, dpi)
 
 
-def _check_matplotlib() -> None:
+def check_matplotlib() -> None:
+    """Raise the error that names the extra where matplotlib is not installed."""
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
@@ -128,43 +139,41 @@ def _finished(
     dpi: int,
 ) -> Figure:
     """Return the figure of some cells, or of none, and write it where that is wanted."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from magg.maps.picture import Picture
 
     if cells.words.size:
-        figure = _draw(cells, title, dpi)
-    else:
-        figure = Figure(figsize=(6.4, 3.6), facecolor="white", dpi=dpi)
-        text = f"No cells with data\n{', '.join(variables)} at order {cells.order}"
-        figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, linespacing=1.6)
-    FigureCanvasAgg(figure)
-    if path is not None:
-        figure.savefig(Path(path), dpi=dpi)
-    return figure
+        return _draw(cells, title, dpi).written(path)
+    figure = Picture(6.4, 3.6, dpi)
+    text = f"No cells with data\n{', '.join(variables)} at order {cells.order}"
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, linespacing=1.6)
+    return figure.written(path)
 
 
-def _draw(cells: Cells, title: str | None, dpi: int) -> Figure:
+def _draw(cells: Cells, title: str | None, dpi: int) -> Picture:
     """Return the figure of some cells."""
-    from matplotlib.figure import Figure
+    from magg.maps.picture import Picture
 
     lat, lon = centres(cells.words)
-    projection = projection_for(lat, lon)
+    projection = projection_for(lat, lon, side_km(cells.order))
     view = _view(*projection.forward(lat, lon), side_km(cells.order), projection)
     high = _PANEL_WIDTH * (view[3] - view[2]) / (view[1] - view[0])
-    panels = len(cells.variables)
-    width = _LEFT + panels * _PANEL_WIDTH + (panels - 1) * _BETWEEN + _RIGHT
-    height = _TOP + high + _BELOW
-    figure = Figure(figsize=(width, height), facecolor="white", dpi=dpi)
+    across = min(len(cells.variables), _MOST_ACROSS)
+    down = math.ceil(len(cells.variables) / across)
+    width = _LEFT + across * _PANEL_WIDTH + (across - 1) * _BETWEEN + _RIGHT
+    height = _TOP + down * high + (down - 1) * _BELOW_ROW + _BELOW
+    figure = Picture(width, height, dpi)
 
     if cells.words.size <= MOST_POLYGONS:
-        drawn, paint = cells, as_polygons(cells.words, projection)
+        drawn, paint = cells, as_polygons(cells, projection, view)
     else:
         pixel = (view[1] - view[0]) / (_PANEL_WIDTH * dpi)
         drawn = coarsened(cells, order_of_image(cells.order, pixel))
         paint = as_image(drawn, projection, view, pixel)
     for number, variable in enumerate(drawn.variables):
-        left = (_LEFT + number * (_PANEL_WIDTH + _BETWEEN)) / width
-        axes = figure.add_axes((left, _BELOW / height, _PANEL_WIDTH / width, high / height))
+        left = (_LEFT + number % across * (_PANEL_WIDTH + _BETWEEN)) / width
+        rows_below = down - 1 - number // across
+        base = _BELOW + rows_below * (high + _BELOW_ROW)
+        axes = figure.add_axes((left, base / height, _PANEL_WIDTH / width, high / height))
         axes.set(xlim=view[:2], ylim=view[2:], xticks=[], yticks=[], facecolor=GROUND)
         axes.set_title(variable.name, loc="left", fontsize=10, color=INK, fontweight="bold", pad=18)
         axes.spines[:].set(color=INK, linewidth=0.8)
@@ -172,7 +181,7 @@ def _draw(cells: Cells, title: str | None, dpi: int) -> Figure:
         cmap, norm = colour(variable)
         mappable = paint(axes, variable.values, cmap, norm)
         draw_scale(axes, projection, view)
-        place = (left, (_BELOW - 0.6) / height, _PANEL_WIDTH / width, 0.13 / height)
+        place = (left, (base - 0.6) / height, _PANEL_WIDTH / width, 0.13 / height)
         draw_bar(figure, figure.add_axes(place), mappable, variable)
 
     heading = title or f"HEALPix order {cells.order}, cells of {distance(side_km(cells.order))}"
@@ -186,7 +195,7 @@ def _draw(cells: Cells, title: str | None, dpi: int) -> Figure:
 def _caption(cells: Cells, drawn: Cells, projection: Projection) -> str:
     parts = [f"{cells.words.size:,} cell{'s' * (cells.words.size != 1)} with data"]
     if cells.observations is not None:
-        parts.append(f"{cells.observations:,} observations")
+        parts.append(f"{cells.observations:,} observation{'s' * (cells.observations != 1)}")
     if drawn.order != cells.order:
         parts.append(f"drawn as pixels, means over cells of order {drawn.order}")
     elif drawn is not cells:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magg.grid import LATITUDE_CONVENTION, Words, locate, prefixes
+from magg.grid import centres, locate, prefixes
 from magg.maps.cells import Cells, Variable
 from magg.projections import (
     Floats,
@@ -19,6 +19,7 @@ from magg.projections import (
     place_label,
     side_km,
 )
+from magg.results.outlines import outlines, points_a_side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,26 +32,27 @@ if TYPE_CHECKING:
 INK, QUIET, FAINT, GROUND = "#1f2d38", "#5b6b77", "#c3ccd3", "#f4f6f8"
 
 
-def as_polygons(words: Words, projection: Projection) -> Paint:
+def as_polygons(cells: Cells, projection: Projection, view: View) -> Paint:
     """Return a function that paints values, shape (n,), in the outlines of n cells."""
-    import mortie
     from matplotlib.collections import PolyCollection
 
-    # mortie returns a single ring for a single word. Coarse cells have curved sides.
-    rings = mortie.mort2polygon(words, step=_points_a_side(words), latitude=LATITUDE_CONVENTION)
-    lat, lon = np.moveaxis(np.asarray(rings).reshape(words.size, -1, 2), -1, 0)
+    lat, lon = outlines(cells.words, points_a_side(cells.order, cells.words.size), cells.order)
+    middle, _ = projection.forward(*centres(cells.words))
     x, y = projection.forward(lat, lon)
-    outlines = np.stack([projection.close_up(x), y], axis=-1)
+    x = projection.close_up(x, middle[:, np.newaxis])
+    which, shift = projection.copies(x)
+    covered = which.size * side_km(cells.order) ** 2 / ((view[1] - view[0]) * (view[3] - view[2]))
+    rings = np.stack([x[which] + shift[:, np.newaxis], y[which]], axis=-1)
 
     def paint(axes: Axes, values: Floats, cmap: str, norm: Normalize) -> ScalarMappable:
-        has = np.isfinite(values)
+        has = np.isfinite(values[which])
         # Edges of the faces' colour close the hairlines that antialiasing leaves between them.
-        cells = PolyCollection(
-            list(outlines[has]), edgecolors="face", linewidths=0.2, cmap=cmap, norm=norm
+        drawn = PolyCollection(
+            list(rings[has]), edgecolors="face", linewidths=0.2, cmap=cmap, norm=norm
         )
-        cells.set(array=values[has], rasterized=True)
-        axes.add_collection(cells, autolim=False)
-        return cells
+        drawn.set(array=values[which][has], rasterized=True, zorder=_zorder(covered))
+        axes.add_collection(drawn, autolim=False)
+        return drawn
 
     return paint
 
@@ -88,11 +90,15 @@ def as_image(cells: Cells, projection: Projection, view: View, pixel: float) -> 
             aspect="auto",
             cmap=cmap,
             norm=norm,
-            # The graticule stays visible above a field, and below tracks.
-            zorder=0.0 if hit.mean() > 0.25 else 1.0,
+            zorder=_zorder(hit.mean()),
         )
 
     return paint
+
+
+def _zorder(covered: float) -> float:
+    """Return where cells that cover so much are drawn: fields below the graticule, tracks above."""
+    return 0.0 if covered > 0.25 else 1.0
 
 
 def colour(variable: Variable) -> tuple[str, Normalize]:
@@ -116,7 +122,7 @@ def draw_bar(figure: Figure, axes: Axes, mappable: ScalarMappable, variable: Var
     bar.outline.set_visible(False)
     if isinstance(mappable.norm, LogNorm):
         bar.set_ticks(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else "")
     bar.minorticks_off()
     axes.tick_params(labelsize=8, colors=INK, length=3, width=0.6)
     bar.set_label(variable.label, fontsize=9, color=INK)
@@ -181,11 +187,6 @@ def draw_scale(axes: Axes, projection: Projection, view: View) -> None:
         zorder=4,
         bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
-
-
-def _points_a_side(words: Words) -> int:
-    """Return how many points the side of a cell needs to look as curved as it is."""
-    return 1 if words.size > 1_000 else 8
 
 
 def _too_close(a: tuple[str, float, float], b: tuple[str, float, float], view: View) -> bool:
