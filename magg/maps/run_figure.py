@@ -12,7 +12,7 @@ from magg.maps.figure import check_matplotlib
 from magg.maps.panel import FAINT, GROUND, INK, QUIET
 from magg.maps.timeline import Timeline, lanes, of_moments, of_summary
 from magg.results.axis import open_root
-from magg.store.groups import parent_cells
+from magg.store.declared import parent_cells
 from magg.store.history import history
 from magg.store.open import DEFAULT_REGION
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import Words, prefixes, to_decimal, words_of
-from magg.store.groups import parent_cells
+from magg.store.declared import parent_cells
 from magg.store.inspect import child_orders
 from magg.store.open import DEFAULT_REGION, open_store, told_of
 from magg.store.schema import PARENTS
