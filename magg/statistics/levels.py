@@ -19,9 +19,10 @@ from magg.statistics.merging import (
     Values,
     centres_of,
     evaluate,
+    leaves_of,
     merge,
-    order_statistics_of,
-    states_of,
+    order_statistics_among,
+    states_among,
 )
 from magg.statistics.ordering import blocks
 from magg.statistics.rows import Column, RowsOfLevels
@@ -121,9 +122,10 @@ class _Work:
         self._roots = roots
         self._child = child
         self._columns = columns
-        self._states = states_of([COUNT, *roots])
+        leaves = leaves_of([COUNT, *roots])
+        self._states = states_among(leaves)
         self._orders: dict[str, list[Node]] = {}
-        for node in order_statistics_of(roots):
+        for node in order_statistics_among(leaves):
             self._orders.setdefault(node.inputs[0].key, []).append(node)
         self._first = Column(child.size)
         self.cells = self.counts = np.zeros(0, dtype=np.intp)
