@@ -18,9 +18,9 @@ from magg.store.marks import list_marks
 from magg.store.shared import read_manifest
 from magg.testing import Track, simulate_granule
 
-CHILD_ORDER = 16
+CHILD_ORDER = 17
 # One whose chunks are a parent cell's own, one that shares them, the parents', and two below.
-COARSER = (15, 14, 10, 9, 6)
+COARSER = (16, 14, 10, 9, 6)
 VARIABLES = ("count", "h_max", "h_mean")
 
 
@@ -103,11 +103,14 @@ class Pyramid:
 
     def _check_own(self, root, group, parents):
         leaf, per = root[str(CHILD_ORDER)], 4 ** (COARSER[0] - PARENT_ORDER)
+        fines = 4 ** (CHILD_ORDER - PARENT_ORDER)
         for chunk in range(len(parents)):
             coarse = group["count"][chunk * per : (chunk + 1) * per]
-            fine = leaf["count"][chunk * 4 * per : (chunk + 1) * 4 * per]
+            fine = leaf["count"][chunk * fines : (chunk + 1) * fines]
             if coarse.any():
-                np.testing.assert_array_equal(coarse, fine.reshape(-1, 4).sum(axis=1))
+                np.testing.assert_array_equal(
+                    coarse, fine.reshape(-1, 4 ** (CHILD_ORDER - COARSER[0])).sum(axis=1)
+                )
 
     def _parents_of(self, cell, order):
         if order >= PARENT_ORDER:
