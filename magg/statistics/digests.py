@@ -22,6 +22,9 @@ CENTROIDS = 1536
 # more than that together, so that there are never more than twice as many, and one or two ends.
 _LIMIT = 2 / (CENTROIDS - 4)
 
+# Of more values than this a digest is not more accurate.
+_MOST_POINTS = 32 * CENTROIDS
+
 Floats = NDArray[np.float64]
 
 
@@ -40,21 +43,24 @@ def digest_of_sample(points: Array, number: int, ends: Array | None = None) -> F
     number : int
         How many values there are.
     ends : ndarray, optional
-        Values with the lowest and the highest of all among them; needed for a sample.
+        Values with the lowest and the highest of all among them; by default these are in the
+        sample.
 
     Returns
     -------
     ndarray of float64, shape (CENTROIDS, 2)
         Values and weights.
     """
-    values = points.astype(np.float64)
-    weights = np.ones(values.size)
-    if values.size < number and ends is not None:
-        # The extremes stand for themselves.
-        shares = np.arange(values.size + 1) * (number - 2) // max(values.size, 1)
-        values = np.concatenate(([ends.min()], values, [ends.max()]))
-        weights = np.concatenate(([1], np.diff(shares), [1]))
-        values, weights = values[weights > 0], weights[weights > 0]
+    if points.size == number <= CENTROIDS:
+        return _digest(points.astype(np.float64), np.ones(number))
+    ends = points[[0, -1]] if ends is None else ends
+    thinned = max(1, points.size // _MOST_POINTS)
+    values = points[thinned // 2 :: thinned].astype(np.float64)
+    # The extremes stand for themselves.
+    shares = np.arange(values.size + 1) * (number - 2) // max(values.size, 1)
+    values = np.concatenate(([ends.min()], values, [ends.max()]))
+    weights = np.concatenate(([1.0], np.diff(shares), [1.0]))
+    values, weights = values[weights > 0], weights[weights > 0]
     return _digest(values, weights)
 
 
@@ -133,17 +139,24 @@ def _distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def _joined(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    # As many neighbours as the limit allows become one centroid, from the lowest on.
+    # As many neighbours as the limit allows become one centroid; the ends stay alone.
     if values.size <= CENTROIDS:
         return values, weights
     sums = np.cumsum(weights)
     last, most = values.size - 1, _LIMIT * float(sums[-1])
-    ends = sums.tolist()
-    starts, start = [0], 1
-    while start < last:
-        starts.append(start)
-        start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
-    firsts = np.array([*starts, last])
+    largest = float(weights[1:-1].max())
+    if largest <= most / 2:
+        # Cut where a share is exceeded, which no value on a cut can make too much.
+        shares = np.arange(weights[0], sums[-2], most - largest)
+        firsts = np.append(np.searchsorted(sums, shares, side="right"), last)
+        firsts = np.concatenate(([0], firsts[np.append(True, firsts[1:] > firsts[:-1])]))
+    else:
+        ends = sums.tolist()
+        starts, start = [0], 1
+        while start < last:
+            starts.append(start)
+            start = min(max(start + 1, bisect_right(ends, ends[start - 1] + most)), last)
+        firsts = np.array([*starts, last])
     joined = np.add.reduceat(weights, firsts)
     middle = sums[firsts] - weights[firsts] + joined / 2
     # Of two observations in the middle the lower one and the upper one in turn, so that values do

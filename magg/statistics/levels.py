@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ from magg.statistics.merging import (
     states_of,
 )
 from magg.statistics.ordering import blocks
-from magg.statistics.rows import RowsOfLevels
+from magg.statistics.rows import Column, RowsOfLevels
 from magg.statistics.segments import Array, Block, Node, Program
 from magg.statistics.selection import Ordered
 from magg.statistics.states import Kept
@@ -96,17 +96,16 @@ def aggregate_levels(
         raise StatisticError(f"{children} child cells cannot be merged over {levels} orders")
     kept = Kept(statistics) if state else None
     work = _Work([compiled.node for compiled in statistics.values()], child, columns)
-    finest, runs = work.of_children(ordered=state or levels > 0)
+    finest = work.of_children(ordered=state or levels > 0)
     cells = levels_of(work.cells, work.counts, levels)
-    coarse, digests = work.of_coarse(finest, runs, cells, digests=state)
+    digests = {} if kept is None else {node.key: name for name, node in kept.digests.items()}
+    coarse, digested = work.of_coarse(finest, cells, digests)
     results = _results(statistics, kept, children, cells[:1], finest)
     results += _results(statistics, kept, children >> 2, cells[1:], coarse)
-    if kept is not None:
-        for name, ordered in kept.digests.items():
-            state_of_all = empty(children >> 2 * levels)
-            if child.size:
-                state_of_all[cells[-1].cells] = digests[ordered.key]
-            results[-1].state[name] = state_of_all
+    for key, name in digests.items():
+        results[-1].state[name] = empty(children >> 2 * levels)
+        if digested:
+            results[-1].state[name][cells[-1].cells] = digested[key]
     return results
 
 
@@ -126,51 +125,45 @@ class _Work:
         self._orders: dict[str, list[Node]] = {}
         for node in order_statistics_of(roots):
             self._orders.setdefault(node.inputs[0].key, []).append(node)
+        self._first = Column(child.size)
         self.cells = self.counts = np.zeros(0, dtype=np.intp)
 
-    def of_children(self, *, ordered: bool) -> tuple[Values, Array | None]:
-        """Return values of the child cells with rows; if asked for, also what is ordered first."""
+    def of_children(self, *, ordered: bool) -> Values:
+        """Return values of the child cells with rows; if asked for, keep what is ordered first."""
         nodes = [*self._roots, *self._states, *centres_of(self._states)]
         first = [statistics[0].inputs[0] for statistics in self._orders.values()][:1]
         program = Program([*nodes, *(first if ordered else ())])
-        cells, counts, pieces, runs = [], [], [], None
-        done = 0
+        cells, counts, pieces = [], [], []
         for segments in blocks(self._child):
             values = program.run(Block(self._columns, segments.rows, segments.counts))
-            if len(values) > len(nodes):
-                rows = values.pop()
-                if runs is None:
-                    runs = np.empty(self._child.size, dtype=rows.dtype)
-                runs[done : done + rows.size] = rows
-                done += rows.size
+            if ordered and first:
+                self._first.append(values.pop())
             cells.append(segments.cells)
             counts.append(segments.counts)
             pieces.append(values)
         if not pieces:
-            return {}, None
+            return {}
         self.cells, self.counts = np.concatenate(cells), np.concatenate(counts)
         arrays = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        return {node.key: array for node, array in zip(nodes, arrays, strict=True)}, runs
+        return {node.key: array for node, array in zip(nodes, arrays, strict=True)}
 
     def of_coarse(
-        self, finest: Values, runs: Array | None, cells: Sequence[Cells], *, digests: bool
+        self, finest: Values, cells: Sequence[Cells], digests: Collection[str]
     ) -> tuple[Values, Values]:
-        """Return values of the coarse cells, one order after the other; and digests by key."""
+        """Return values of the coarse cells, one order after the other, and digests by key."""
         if not self._child.size or not (digests or len(cells) > 1):
             return {}, {}
         values = self._merged(finest, cells)
         digested: Values = {}
         for key, statistics in self._orders.items():
-            if runs is None:
-                runs = self._sorted_rows(statistics[0].inputs[0])
-            rows, runs = Ordered(runs, cells, digests=digests), None
+            ordered = Ordered(self._sorted_rows(key), cells, digests=key in digests)
             if len(cells) > 1:
                 orders = [node.order for node in statistics if node.order is not None]
-                found = rows.order_statistics(orders)
+                found = ordered.order_statistics(orders)
                 values.update(zip([node.key for node in statistics], found, strict=True))
-            if digests:
-                digested[key] = rows.digests()
-            del rows
+            if key in digests:
+                digested[key] = ordered.digests()
+            del ordered  # all rows of a column, before those of the next
         if len(cells) > 1:
             known = [*self._states, *(node for nodes in self._orders.values() for node in nodes)]
             RowsOfLevels(self._child, self._columns, cells).complete(self._roots, known, values)
@@ -186,17 +179,15 @@ class _Work:
         keys = by_level[1]
         return {key: np.concatenate([level[key] for level in by_level[1:]]) for key in keys}
 
-    def _sorted_rows(self, ordered: Node) -> Array:
-        program = Program([ordered])
-        runs, done = None, 0
+    def _sorted_rows(self, key: str) -> Array:
+        if key == next(iter(self._orders)):
+            return self._first.taken()
+        program = Program([self._orders[key][0].inputs[0]])
+        rows = Column(self._child.size)
         for segments in blocks(self._child):
-            (rows,) = program.run(Block(self._columns, segments.rows, segments.counts))
-            if runs is None:
-                runs = np.empty(self._child.size, dtype=rows.dtype)
-            runs[done : done + rows.size] = rows
-            done += rows.size
-        assert runs is not None  # noqa: S101 - there are rows
-        return runs
+            block = Block(self._columns, segments.rows, segments.counts)
+            rows.append(program.run(block)[0])
+        return rows.taken()
 
 
 def _results(

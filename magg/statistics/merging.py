@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from magg.statistics.cells import lengths_of
 from magg.statistics.declare import Compiled
 from magg.statistics.expressions import reduce_rows
-from magg.statistics.segments import Array, Block, Kind, Node, column
+from magg.statistics.segments import Array, Block, Kind, Node, column, is_local
 
 Values = dict[str, Array]
 """Values of nodes, one per cell, by the keys of the nodes."""
@@ -53,13 +53,6 @@ def is_state(node: Node) -> bool:
     if node.fold is None:
         return False
     return node.fold.centre is not None or all(is_local(rows) for rows in node.inputs)
-
-
-def is_local(node: Node) -> bool:
-    """Tell whether a value per row depends on nothing but that row."""
-    if node.kind is Kind.ROW:
-        return all(is_local(source) for source in node.inputs)
-    return node.kind is Kind.CONSTANT
 
 
 def leaves_of(roots: Iterable[Node]) -> list[Node]:

@@ -26,6 +26,7 @@ from magg.statistics.segments import (
     as_float,
     constant,
     elementwise,
+    is_local,
     per_segment,
 )
 
@@ -104,7 +105,10 @@ def _truth(ufunc: np.ufunc, label: str, rows: Node) -> Node:
 
 
 def _centre(rows: Node) -> tuple[Node, Node] | None:
-    """Return number and mean if the rows are squared deviations from just that mean."""
+    """Return number and mean if the rows are squared deviations from just that mean.
+
+    Only of rows that are the same in every cell; NaN may be left out.
+    """
     if rows.label != "square" or not rows.inputs[0].inputs:
         return None
     deviation = rows.inputs[0]
@@ -125,7 +129,8 @@ def _centre(rows: Node) -> tuple[Node, Node] | None:
         expected = elementwise(np.where, missing, zero, difference, floats=False)
     else:
         return None
-    return (number, mean) if expected.key == deviation.key else None
+    same = expected.key == deviation.key
+    return (number, mean) if same and is_local(values) else None
 
 
 # What they compute ------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.statistics.cells import Cells, first_of_each
-from magg.statistics.merging import Values, evaluate, is_local
+from magg.statistics.merging import Values, evaluate
 from magg.statistics.order import sort_segments
 from magg.statistics.ordering import Segments, blocks
-from magg.statistics.segments import Array, Block, Kind, Node, Program, reachable
+from magg.statistics.segments import Array, Block, Kind, Node, Program, is_local, reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,34 @@ class _Part:
     last: int
     continued: bool
     block: Block
+
+
+class Column:
+    """One value of each row, put together block by block.
+
+    Parameters
+    ----------
+    size : int
+        Number of rows.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._done = 0
+        self._values: Array | None = None
+
+    def append(self, values: Array) -> None:
+        """Add the values of the next rows."""
+        if self._values is None:
+            self._values = np.empty(self._size, dtype=values.dtype)
+        self._values[self._done : self._done + values.size] = values
+        self._done += values.size
+
+    def taken(self) -> Array:
+        """Return all values, and let go of them."""
+        values, self._values = self._values, None
+        assert values is not None and self._done == self._size  # noqa: S101, PT018
+        return values
 
 
 class RowsOfLevels:
@@ -106,6 +134,7 @@ class RowsOfLevels:
             (rows,) = self._together(ordered.inputs, values, index)
             sort_segments(rows, level.first_rows, level.counts)
             results.append(program.run(_whole(level), [rows]))
+            del rows  # before those of the next order are put together
         for node, arrays in zip(statistics, zip(*results, strict=True), strict=True):
             values[node.key] = np.concatenate(arrays)
 
@@ -123,18 +152,13 @@ class RowsOfLevels:
         given = _compared_with(nodes)
         evaluate(given, values)
         program = Program(nodes, given)
-        together: list[Array] = []
-        done = 0
+        together = [Column(self._child.size) for _ in nodes]
         for segments in blocks(self._child):
             part = self._part(index, segments)
             computed = program.run(part.block, self._values(given, values, index, part))
-            if not together:
-                together = [np.empty(self._child.size, dtype=array.dtype) for array in computed]
-            rows = int(segments.counts.sum())
-            for whole, array in zip(together, computed, strict=True):
-                whole[done : done + rows] = array
-            done += rows
-        return together
+            for column, array in zip(together, computed, strict=True):
+                column.append(array)
+        return [column.taken() for column in together]
 
     def _part(self, index: int, segments: Segments) -> _Part:
         level = self._levels[index]

@@ -195,6 +195,13 @@ def reachable(*roots: Node, given: Sequence[Node] = ()) -> list[Node]:
     return _ordered(roots, given)[len(given) :]
 
 
+def is_local(node: Node) -> bool:
+    """Tell whether a value per row depends on nothing but that row."""
+    if node.kind is Kind.ROW:
+        return all(is_local(source) for source in node.inputs)
+    return node.kind is Kind.CONSTANT
+
+
 def column(name: str) -> Node:
     """Return the node that gathers the rows of a column."""
     compute = partial(_gather, name)

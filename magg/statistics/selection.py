@@ -21,6 +21,8 @@ from magg.statistics.segments import Array, OrderStatistic
 
 # Mean number of rows of a cell up to which sorting all of them costs less than selecting.
 SORTED_ROWS = 1200
+# About how many values between bounds are looked at together.
+MOST_BETWEEN = 1 << 18
 
 Floats = NDArray[np.float64]
 
@@ -119,47 +121,50 @@ class Ordered:
             above[:, these] = self._values.take(first + upper[:, these])
             done += first.size
         if done < known.size:
-            runs, sizes = self._levels[self._sorted], self._known[self._sorted]
-            step = _step(self._levels[self._sorted :], sizes, len(ranks), digests=self._for_digests)
-            self._samples = _Samples(self._values, runs.first_rows, sizes, step)
-            rest = _Selection(self._values, self._levels[self._sorted :], sizes, self._samples)
-            below[:, done:], above[:, done:] = rest.at(lower[:, done:], upper[:, done:])
+            self._select(below[:, done:], above[:, done:], lower[:, done:], upper[:, done:])
         return below, above
+
+    def _select(self, below: Array, above: Array, lower: Indices, upper: Indices) -> None:
+        # For all levels whose rows are not sorted, as many at once as need little memory.
+        runs, levels = self._levels[self._sorted], self._levels[self._sorted + 1 :]
+        sizes, targets = self._known[self._sorted], len(lower)
+        step = _step(sizes, targets, alone=levels[-1].cells.size == 1, digests=self._for_digests)
+        self._samples = _Samples(self._values, runs.first_rows, sizes, step)
+        together = max(1, MOST_BETWEEN // (targets * step * sizes.size))
+        done = 0
+        for first in range(0, len(levels), together):
+            some = levels[first : first + together]
+            ends = done + np.cumsum([level.cells.size for level in some])
+            bounds = []
+            for level, end in zip(some, ends.tolist(), strict=True):
+                these = slice(end - level.cells.size, end)
+                self._samples.coarsen(level.starts)
+                bounds.append(self._samples.around(lower[:, these], upper[:, these]))
+            these = slice(done, int(ends[-1]))
+            below[:, these], above[:, these] = _Selection(self._values, runs, sizes, some).between(
+                lower[:, these],
+                upper[:, these],
+                *(np.concatenate(parts, axis=1) for parts in zip(*bounds, strict=True)),
+            )
+            done = these.stop
 
 
 class _Selection:
-    # Selects among sorted runs, the cells of the first level, for all coarser levels at once.
+    # Selects among sorted runs, the cells of an order, for some coarser orders at once.
 
-    def __init__(
-        self, values: Array, levels: Sequence[Cells], sizes: Indices, samples: _Samples
-    ) -> None:
+    def __init__(self, values: Array, runs: Cells, sizes: Indices, levels: Sequence[Cells]) -> None:
         self._values = values
-        self._samples = samples
-        self._levels = levels[1:]
-        self._starts = levels[0].first_rows
-        self._sizes = sizes
-        # The first run of each cell, where every level has all runs for itself.
-        number = sizes.size
+        # Every level has all runs for itself.
+        self._starts = np.tile(runs.first_rows, len(levels))
+        self._sizes = np.tile(sizes, len(levels))
         firsts = [
-            np.searchsorted(levels[0].first_children, level.first_children) + index * number
-            for index, level in enumerate(self._levels)
+            np.searchsorted(runs.first_children, level.first_children) + index * sizes.size
+            for index, level in enumerate(levels)
         ]
         self._first_runs = np.concatenate(firsts)
-        self._runs_of_cells = lengths_of(self._first_runs, number * len(self._levels))
+        self._runs_of_cells = lengths_of(self._first_runs, self._sizes.size)
 
-    def at(self, lower: Indices, upper: Indices) -> tuple[Array, Array]:
-        bounds: list[list[Array]] = [[] for _ in range(4)]
-        done = 0
-        for level in self._levels:
-            self._samples.coarsen(level.starts)
-            these = slice(done, done + level.cells.size)
-            around = self._samples.around(lower[:, these], upper[:, these])
-            for whole, part in zip(bounds, around, strict=True):
-                whole.append(part)
-            done = these.stop
-        return self._between(lower, upper, *(np.concatenate(b, axis=1) for b in bounds))
-
-    def _between(
+    def between(
         self,
         lower: Indices,
         upper: Indices,
@@ -168,11 +173,12 @@ class _Selection:
         ceiling: Array,
         has_ceiling: NDArray[np.bool_],
     ) -> tuple[Array, Array]:
+        """Return the values of ranks, shape (t, m), which lie between a floor and a ceiling."""
         # Count in each run what is at most the floor, and what is below the ceiling.
         begin = self._count(self._for_runs(floor), closed=True)
         begin[~self._for_runs(has_floor)] = 0
         end = self._count(self._for_runs(ceiling), closed=False)
-        end = np.where(self._for_runs(has_ceiling), end, self._tiled(self._sizes))
+        end = np.where(self._for_runs(has_ceiling), end, self._sizes)
         before = np.add.reduceat(begin, self._first_runs, axis=1)
         until = np.add.reduceat(end, self._first_runs, axis=1)
         below = np.where(lower < before, floor, ceiling)
@@ -191,7 +197,7 @@ class _Selection:
         # So many values of each run from where they begin; and where those of each cell are.
         sizes = inside.ravel()
         ends = np.cumsum(sizes)
-        places = np.repeat((begin + self._tiled(self._starts)).ravel() - (ends - sizes), sizes)
+        places = np.repeat((begin + self._starts).ravel() - (ends - sizes), sizes)
         places += np.arange(places.size)
         targets, runs = inside.shape
         first_runs = (np.arange(targets)[:, None] * runs + self._first_runs).ravel()
@@ -203,11 +209,11 @@ class _Selection:
         # all runs at once, with steps of powers of two.
         compare = np.less_equal if closed else np.less
         found = np.zeros(bounds.shape, dtype=np.intp)
-        sizes, before = self._tiled(self._sizes), self._tiled(self._starts) - 1
-        step = 1 << int(sizes.max()).bit_length() >> 1
+        before = self._starts - 1
+        step = 1 << int(self._sizes.max()).bit_length() >> 1
         while step:
             further = found + step
-            inside = further <= sizes
+            inside = further <= self._sizes
             further *= inside
             further += before
             inside &= compare(self._values.take(further, mode="clip"), bounds)
@@ -215,20 +221,16 @@ class _Selection:
             step >>= 1
         return found
 
-    def _tiled(self, of_runs: Indices) -> Indices:
-        return np.tile(of_runs, len(self._levels))
-
     def _for_runs(self, of_cells: NDArray[np.generic]) -> Array:
         return np.repeat(of_cells, self._runs_of_cells, axis=1)
 
 
-def _step(levels: Sequence[Cells], sizes: Indices, targets: int, *, digests: bool) -> int:
+def _step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
     # With this the samples of a level cost about as much as what lies between them.
     step = (sizes.sum() / (2 * targets * sizes.size)) ** 0.5
     if digests:
         # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
-        # 0.024 % of the rows.
-        alone = levels[-1].cells.size == 1
+        # 0.024 % of the rows of a cell that is alone in its order.
         step = min(step, sizes.sum() / (1200 * sizes.size**0.5)) if alone else 1
     return max(1, int(step))
 

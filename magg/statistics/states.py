@@ -174,27 +174,15 @@ class Kept:
         roots = [compiled.node for compiled in self.statistics.values()]
         self.states = states_of([COUNT, *roots])
         self._order_statistics = order_statistics_of(roots)
-        self.ordered = list({n.inputs[0].key: n.inputs[0] for n in self._order_statistics}.values())
+        ordered = {node.inputs[0].key: node.inputs[0] for node in self._order_statistics}
+        self.digests = {_name("digest", node): node for node in ordered.values()}
+        """What is ordered, by the names of the digests of it."""
+        self._specs = {node.key: _spec(node) for node in self.states}
 
     def specs(self) -> list[StateSpec]:
         """Return the arrays that hold the states, in the order of their names."""
-        specs = [_spec(node) for node in self.states]
-        specs += [
-            StateSpec(
-                name=name,
-                dtype=np.dtype(np.float64),
-                shape=(digests.CENTROIDS, 2),
-                neutral=0.0,
-                words=f"digest of {_words(node)}: values and weights, ascending",
-            )
-            for name, node in self.digests.items()
-        ]
-        return sorted(specs, key=lambda spec: spec.name)
-
-    @property
-    def digests(self) -> dict[str, Node]:
-        """What is ordered, by the names of the digests of it."""
-        return {_name("digest", node): node for node in self.ordered}
+        digest_specs = [_digest_spec(name, node) for name, node in self.digests.items()]
+        return sorted([*self._specs.values(), *digest_specs], key=lambda spec: spec.name)
 
     def orders(self, ordered: Node) -> list[tuple[str, OrderStatistic]]:
         """Return the keys and the statistics of what lies between ordered rows."""
@@ -203,7 +191,7 @@ class Kept:
 
     def known(self, state: Mapping[str, Array]) -> tuple[Values, list[Node]]:
         """Return the given states as values of nodes, and the nodes that can be merged."""
-        names = {node.key: _spec(node).name for node in self.states}
+        names = {key: spec.name for key, spec in self._specs.items()}
         given = [node for node in self.states if names[node.key] in state]
         values: Values = {
             node.key: np.asarray(state[names[node.key]]).astype(_working(node), copy=False)
@@ -214,8 +202,10 @@ class Kept:
 
     def arrays(self, values: Mapping[str, Array], states: list[Node]) -> dict[str, Array]:
         """Return values of nodes as arrays of states."""
-        specs = [(node.key, _spec(node)) for node in states]
-        return {spec.name: values[key].astype(spec.dtype, copy=False) for key, spec in specs}
+        specs = {node.key: self._specs[node.key] for node in states}
+        return {
+            spec.name: values[key].astype(spec.dtype, copy=False) for key, spec in specs.items()
+        }
 
 
 def _working(node: Node) -> type:
@@ -240,6 +230,16 @@ def _spec(node: Node) -> StateSpec:
         shape=(),
         neutral=_NEUTRAL[node.fold.ufunc],
         words=words,
+    )
+
+
+def _digest_spec(name: str, ordered: Node) -> StateSpec:
+    return StateSpec(
+        name=name,
+        dtype=np.dtype(np.float64),
+        shape=(digests.CENTROIDS, 2),
+        neutral=0.0,
+        words=f"digest of {_words(ordered)}: values and weights, ascending",
     )
 
 

@@ -195,6 +195,12 @@ def test_extremes_of_large_integers_are_exact():
     assert single([0, 0], {"x": x}, **declaration)[0] == 2**62 + 3
 
 
+def test_columns_of_foreign_byte_order_are_ordered_by_value():
+    x = np.array([2.0, 1.0, 3.0], dtype=">f4")
+    assert single([0, 0, 0], {"x": x}, function="median", source="x")[0] == 2
+    assert single([0, 0, 0], {"x": x}, function="quantile", source="x", params={"q": 0.0})[0] == 1
+
+
 def test_several_threads_share_compiled_statistics():
     rng = np.random.default_rng(3)
     child = rng.integers(0, 64, 20_000).astype(np.uint16)
