@@ -152,7 +152,8 @@ def _plot(arguments: argparse.Namespace) -> int:
     if Path(arguments.store).is_file():
         plot_catalog(Catalog.load(arguments.store), arguments.output)
     else:
-        plot(arguments.store, arguments.output, variables=arguments.variable or ("h_mean", "count"))
+        variables = arguments.variable or ("h_mean", "count")
+        plot(arguments.store, arguments.output, variables=variables, order=arguments.order)
     _complain(f"drew {arguments.output}")
     return 0
 
@@ -213,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("store", help="a store, or a catalog's JSON file")
     plot.add_argument("-o", "--output", default="map.png", help="picture file (default: map.png)")
     plot.add_argument("--variable", action="append", help="what to draw; may be given again")
+    plot.add_argument("--order", type=int, help="which order of the store (default: the finest)")
     check = _add(
         commands,
         "check",

@@ -89,6 +89,22 @@ class Pyramid:
                         claims,
                     )
 
+    def assert_claims_no_more(self, store):
+        """Check, after any number of disturbed runs, that no cell counts more than its leaves."""
+        try:
+            root = zarr.open_group(str(store), mode="r")
+            arrays = {order: root[str(order)]["count"] for order in COARSER[1:]}
+        except (FileNotFoundError, KeyError):
+            return
+        states, manifest = self.finished(store), read_manifest(LocalStore(store))
+        assert manifest is None or set(manifest.cells) <= set(states)
+        for order, array in arrays.items():
+            counts, ids = array[:], root[str(order)]["cell_ids"][:]
+            for place in np.flatnonzero(counts):
+                cell = int(ids[place])
+                inside = self._parents_of(cell, order) & set(states)
+                assert counts[place] <= self._value("count", order, cell, inside, states)
+
     def finished(self, store):
         """Return the cells that are done, each with the name of the catalog it was made from."""
         done = list_marks(str(store)).done
@@ -122,7 +138,7 @@ class Pyramid:
     def _value(self, name, order, cell, parents, states):
         parts = [self.rows[states[parent]][parent] for parent in parents]
         if not parts:
-            return np.nan
+            return 0 if name == "count" else np.nan
         child, h, s = (np.concatenate(column) for column in zip(*parts, strict=True))
         here = child >> np.uint64(2 * (CHILD_ORDER - order)) == cell
         h, s = h[here], s[here]
