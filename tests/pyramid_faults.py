@@ -18,9 +18,9 @@ from magg.store.marks import list_marks
 from magg.store.shared import read_manifest
 from magg.testing import Track, simulate_granule
 
-CHILD_ORDER = 16
+CHILD_ORDER = 17
 # One whose chunks are a parent cell's own, one that shares them, the parents', and two below.
-COARSER = (15, 14, 10, 9, 6)
+COARSER = (16, 14, 10, 9, 6)
 VARIABLES = ("count", "h_max", "h_mean")
 
 
@@ -89,6 +89,22 @@ class Pyramid:
                         claims,
                     )
 
+    def assert_claims_no_more(self, store):
+        """Check, after any number of disturbed runs, that no cell counts more than its leaves."""
+        try:
+            root = zarr.open_group(str(store), mode="r")
+            arrays = {order: root[str(order)]["count"] for order in COARSER[1:]}
+        except (FileNotFoundError, KeyError):
+            return
+        states, manifest = self.finished(store), read_manifest(LocalStore(store))
+        assert manifest is None or set(manifest.cells) <= set(states)
+        for order, array in arrays.items():
+            counts, ids = array[:], root[str(order)]["cell_ids"][:]
+            for place in np.flatnonzero(counts):
+                cell = int(ids[place])
+                inside = self._parents_of(cell, order) & set(states)
+                assert counts[place] <= self._value("count", order, cell, inside, states)
+
     def finished(self, store):
         """Return the cells that are done, each with the name of the catalog it was made from."""
         done = list_marks(str(store)).done
@@ -103,11 +119,14 @@ class Pyramid:
 
     def _check_own(self, root, group, parents):
         leaf, per = root[str(CHILD_ORDER)], 4 ** (COARSER[0] - PARENT_ORDER)
+        fines = 4 ** (CHILD_ORDER - PARENT_ORDER)
         for chunk in range(len(parents)):
             coarse = group["count"][chunk * per : (chunk + 1) * per]
-            fine = leaf["count"][chunk * 4 * per : (chunk + 1) * 4 * per]
+            fine = leaf["count"][chunk * fines : (chunk + 1) * fines]
             if coarse.any():
-                np.testing.assert_array_equal(coarse, fine.reshape(-1, 4).sum(axis=1))
+                np.testing.assert_array_equal(
+                    coarse, fine.reshape(-1, 4 ** (CHILD_ORDER - COARSER[0])).sum(axis=1)
+                )
 
     def _parents_of(self, cell, order):
         if order >= PARENT_ORDER:
@@ -119,7 +138,7 @@ class Pyramid:
     def _value(self, name, order, cell, parents, states):
         parts = [self.rows[states[parent]][parent] for parent in parents]
         if not parts:
-            return np.nan
+            return 0 if name == "count" else np.nan
         child, h, s = (np.concatenate(column) for column in zip(*parts, strict=True))
         here = child >> np.uint64(2 * (CHILD_ORDER - order)) == cell
         h, s = h[here], s[here]

@@ -44,7 +44,7 @@ def test_coordinates_of_every_order_are_complete(pyramid, catalog, order):
 def test_chunks_are_never_tiny(pyramid):
     root = root_of(pyramid)
     lengths = {order: root[str(order)]["count"].chunks[0] for order in ALL}
-    assert min(lengths.values()) >= 1024
+    assert min(lengths.values()) >= 4096
     assert max(lengths.values()) <= 65_536
 
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 AT_ONCE = 32
-# Pieces in memory at once: some 10 MB.
-PIECES_A_BLOCK = 512
+# Pieces in memory at once: some 20 MB.
+PIECES_A_BLOCK = 256
 
 
 # Parent cells that are done, to their pieces.
@@ -199,7 +199,7 @@ def _write(
         for buffer in buffers:
             buffer.flush()
         if below:
-            _write_below(root, below, parents, gathering.finished(), statistics, check)
+            _write_below(root, below, parents, gathering.finished(), statistics, pool, check)
 
 
 def _read(
@@ -263,6 +263,7 @@ def _write_below(
     parents: Words,
     states: States,
     statistics: Mapping[str, Compiled],
+    pool: ThreadPoolExecutor,
     check: Callable[[], None],
 ) -> None:
     """Write the levels that are coarser than parent cells."""
@@ -274,8 +275,13 @@ def _write_below(
         check()
         ids = level.ids(parents)
         places = dict(zip(ids.tolist(), range(len(ids)), strict=True))
-        for name, values in _values_of(root[f"{order}"], places, states, statistics):
-            root[f"{order}/{name}"][:] = values
+        found = _values_of(root[f"{order}"], places, states, statistics)
+        for _ in pool.map(_write_whole, *zip(*found, strict=True)):
+            pass
+
+
+def _write_whole(array: zarr.Array[Any], values: NDArray[Any]) -> None:
+    array[:] = values
 
 
 def _values_of(
@@ -283,8 +289,8 @@ def _values_of(
     places: Mapping[int, int],
     states: States,
     statistics: Mapping[str, Compiled],
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the values of each variable of a level, with fill values where they are not known."""
+) -> Iterator[tuple[zarr.Array[Any], NDArray[Any]]]:
+    """Yield the variables of a level and their values, fill values where these are not known."""
     known = [
         ([places[cell] for cell in cells], from_state(statistics, state))
         for cells, state in alike(states)
@@ -295,4 +301,4 @@ def _values_of(
             for where, found in known:
                 if name in found:
                     values[where] = found[name]
-            yield name, values
+            yield array, values

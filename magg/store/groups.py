@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magg.grid import Words, words_of
 from magg.statistics import Compiled, mergeable, state_specs, why_not_mergeable
@@ -16,9 +19,14 @@ from magg.store.schema import ArraySpec
 
 if TYPE_CHECKING:
     import zarr
+    from obstore.store import ObjectStore
+    from zarr.abc.store import Store
 
 COORDINATES = ("cell_ids", "morton")
 OBSERVATIONS = "observations"
+AT_ONCE = 16
+Documents = dict[str, dict[str, Any]]
+_GROUP = {"zarr_format": 3, "node_type": "group"}
 APPROXIMATE = "from digests of the observations; the rank of a quantile is within 0.2 %"
 CANNOT_BE_MERGED = "cannot be had from its values in parent cells: {}"
 
@@ -41,6 +49,13 @@ class Contents:
     made_from: str = OBSERVATIONS
     accuracy: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any], variables: Iterable[str]) -> Contents:
+        """Return what a group says that it holds, of the variables of the child order."""
+        absent, about = attributes["absent_variables"], attributes["approximate_variables"]
+        accuracy = {name: about.get(name, "") for name in variables if name not in absent}
+        return cls(attributes["made_from"], accuracy, absent)
 
 
 def from_observations(statistics: Mapping[str, Compiled], level: Level) -> Contents:
@@ -103,47 +118,109 @@ def grow(
         group["morton"][before:] = words_of(ids[before:], level.order)
 
 
-def add_level(
-    root: zarr.Group,
-    level: Level,
+def read_documents(objects: ObjectStore, level: Level, names: Iterable[str]) -> Documents:
+    """Return the metadata of the arrays of the child order, by name."""
+    folder = level.grid.child_order
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = pool.map(lambda name: (name, _read(objects, f"{folder}/{name}")), names)
+        return {name: document for name, document in found if document is not None}
+
+
+def add_levels(
+    store: Store,
+    objects: ObjectStore,
+    levels: Iterable[tuple[Level, Contents | None]],
     held: Words,
     new: Words,
+    leaf: Documents,
     attributes: Mapping[str, Any],
-    contents: Contents | None,
-) -> bool:
-    """Make or grow the group of a coarser order; tell whether it has all statistics there can be.
+) -> list[Contents]:
+    """Make or grow the groups of coarser orders; return what each then holds.
 
-    Its arrays and attributes are like those of the child order, of whose group the attributes are
-    given. Without ``contents``, the group stays as it is but for its length.
+    Their metadata are those of the child order with other shapes, chunks and a few attributes.
+    They are written as objects, several at once, because making so many arrays one by one takes
+    seconds where each request is a round trip.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    objects : ObjectStore
+        The same place.
+    levels : iterable of (Level, Contents or None)
+        Without contents, a group stays as it is but for its length.
+    held, new : ndarray of uint64
+        Parent cells that the store has, and that it gets.
+    leaf : mapping of str to dict
+        Metadata of the coordinates and variables of the child order.
+    attributes : mapping
+        Those of the group of the child order.
     """
-    group = root.require_group(str(level.order))
-    leaf = root[str(level.grid.child_order)]
-    specs = [spec_of(leaf[name]) for name in COORDINATES]
-    specs[0] = replace(specs[0], attributes=specs[0].attributes | {"level": level.order})
-    if contents is None:
-        specs += [spec_of(array) for name, array in group.arrays() if name not in COORDINATES]
-    else:
-        specs += [
-            _with_accuracy(spec_of(leaf[name]), accuracy)
-            for name, accuracy in contents.accuracy.items()
-        ]
-    if schema.PROVENANCE not in group.attrs:
+
+    def add(wanted: tuple[Level, Contents | None]) -> Contents:
+        return _add_level(store, objects, wanted[0], wanted[1], held, new, leaf, attributes)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(add, levels))
+
+
+def _add_level(
+    store: Store,
+    objects: ObjectStore,
+    level: Level,
+    contents: Contents | None,
+    held: Words,
+    new: Words,
+    leaf: Documents,
+    attributes: Mapping[str, Any],
+) -> Contents:
+    group = _read(objects, f"{level.order}")
+    made = group["attributes"] if group else {}
+    if schema.PROVENANCE not in made:
         held, new = held[:0], np.concatenate([held, new])  # it was never finished
-    grow(group, specs, level, held, new)
-    if contents is not None:
-        made = (contents.made_from, contents.absent)
-        group.attrs.update(schema.level_attributes(attributes, level.order, *made))
-    return bool(group.attrs["made_from"] == OBSERVATIONS)
+        before = None
+    else:
+        before = Contents.of(made, [name for name in leaf if name not in COORDINATES])
+    contents = contents or before or Contents()
+    if len(new) or contents != before:
+        ids = level.ids(np.concatenate([held, new]))
+        for name in (*COORDINATES, *contents.accuracy):
+            document = _coarser(leaf[name], level, len(ids), contents.accuracy.get(name, ""))
+            _write(objects, f"{level.order}/{name}", document)
+        _write_coordinates(store, level, ids, len(level.ids(held)))
+    wanted = schema.level_attributes(attributes, level.order, **vars(contents))
+    wanted = json.loads(json.dumps(wanted))  # as they are read
+    if made != wanted:
+        _write(objects, f"{level.order}", _GROUP | {"attributes": wanted})
+    return contents
 
 
-def spec_of(array: zarr.Array[Any]) -> ArraySpec:
-    """Return the description of an array along the cells."""
-    dtype = np.dtype(array.dtype)
-    fill = dtype.type(array.fill_value)
-    return ArraySpec(array.name.rpartition("/")[2], dtype, fill, dict(array.attrs), array.shape[1:])
+def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -> dict[str, Any]:
+    """Return the metadata of an array as it is at a coarser order."""
+    attributes = dict(leaf["attributes"])
+    if "level" in attributes:
+        attributes["level"] = level.order
+    if accuracy:
+        attributes["accuracy"] = accuracy
+    chunks = {"name": "regular", "configuration": {"chunk_shape": [level.chunk]}}
+    return {**leaf, "shape": [cells], "chunk_grid": chunks, "attributes": attributes}
 
 
-def _with_accuracy(spec: ArraySpec, accuracy: str) -> ArraySpec:
-    if not accuracy:
-        return spec
-    return replace(spec, attributes=spec.attributes | {"accuracy": accuracy})
+def _write_coordinates(store: Store, level: Level, ids: NDArray[np.uint64], start: int) -> None:
+    import zarr
+
+    if len(ids) > start:
+        values = (ids[start:], words_of(ids[start:], level.order))
+        for name, new in zip(COORDINATES, values, strict=True):
+            array = zarr.open_array(store, path=f"{level.order}/{name}", mode="r+")
+            array[start:] = new
+
+
+def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(bytes(objects.get(f"{folder}/zarr.json").bytes())))
+    except FileNotFoundError:
+        return None
+
+
+def _write(objects: ObjectStore, folder: str, document: Mapping[str, Any]) -> None:
+    objects.put(f"{folder}/zarr.json", json.dumps(document, indent=2).encode())

@@ -1,6 +1,6 @@
 """The orders of a store: which cells each has, in which chunks, and who writes those.
 
-The child order, and coarser orders with at least 1,024 cells in a parent cell, have one chunk per
+The child order, and coarser orders with at least 4,096 cells in a parent cell, have one chunk per
 parent cell, which its worker writes. The chunks of still coarser orders hold the cells of many
 parent cells, lest they be tiny objects; only consolidation writes them (`magg.store.consolidate`).
 
@@ -23,8 +23,9 @@ from magg.store.schema import PROVENANCE
 if TYPE_CHECKING:
     import zarr
 
-# Cells of a parent cell that are worth an object of their own: 4 kB of float32.
-WORTH_A_CHUNK = 4**5
+# Cells of a parent cell that are worth an object of their own: 16 kB of float32. With fewer, the
+# request to write them, and each to read them, costs more than it moves.
+WORTH_A_CHUNK = 4**6
 # Cells in a chunk that parent cells share: 64 kB of float32.
 SHARED_CHUNK = 4**7
 STATE = "state"

@@ -116,9 +116,17 @@ def _add_orders(path: str, region: str | None, orders: Collection[int]) -> None:
             return
         leaf = root[f"{grid.child_order}"]
         sources = _Sources.of(list_marks_of(objects))
-        for level in levels_of(grid, lacking):
-            contents = _contents(statistics_of(root), variables_of(leaf), level, sources)
-            groups.add_level(root, level, parents, parents[:0], dict(leaf.attrs), contents)
+        levels, names = levels_of(grid, lacking), variables_of(leaf)
+        contents = [_contents(statistics_of(root), names, level, sources) for level in levels]
+        groups.add_levels(
+            open_store(path, region=region),
+            objects,
+            zip(levels, contents, strict=True),
+            parents,
+            parents[:0],
+            groups.read_documents(objects, levels[0], [*groups.COORDINATES, *names]),
+            dict(leaf.attrs),
+        )
         will_have = has.joined(Holdings(tuple(lacking)))
         every = (grid.child_order, *will_have.orders)
         root.attrs.update(schema.pyramid_attributes(every, will_have.state))

@@ -124,13 +124,18 @@ def pyramid_attributes(orders: Sequence[int], has_state: bool) -> dict[str, Any]
 
 
 def level_attributes(
-    leaf: Mapping[str, Any], order: int, made_from: str, absent: Mapping[str, str]
+    leaf: Mapping[str, Any],
+    order: int,
+    made_from: str,
+    accuracy: Mapping[str, str],
+    absent: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the attributes of the group of a coarser order, from those of the child order."""
     return {
         **leaf,
         "dggs": leaf["dggs"] | {"refinement_level": order},
         "made_from": made_from,
+        "approximate_variables": {name: words for name, words in accuracy.items() if words},
         "absent_variables": dict(absent),
     }
 

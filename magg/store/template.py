@@ -106,7 +106,14 @@ def prepare(
             held = np.zeros(0, dtype=np.uint64)
         new = np.setdiff1d(parents, held)
         has, in_full = _complete(
-            open_store(path, region=region), config, grid, held, new, catalog_digest, sources or {}
+            open_store(path, region=region),
+            open_objects(path, region),
+            config,
+            grid,
+            held,
+            new,
+            catalog_digest,
+            sources or {},
         )
         token = makings.begin(open_objects(path, region), has)
     chunks = {int(word): chunk for chunk, word in enumerate(np.concatenate([held, new]))}
@@ -218,6 +225,7 @@ def _clear(path: str, region: str | None) -> None:
 
 def _complete(
     store: Store,
+    objects: ObjectStore,
     config: PipelineConfig,
     grid: Grid,
     held: Words,
@@ -237,17 +245,27 @@ def _complete(
     wanted = Holdings(coarser_orders(config), config.output.state)
     leaf = Level(grid.child_order, grid)
     group = root.require_group(str(grid.child_order))
-    groups.grow(group, schema.array_specs(config, grid, sources), leaf, held, new)
+    specs = schema.array_specs(config, grid, sources)
+    groups.grow(group, specs, leaf, held, new)
     will_have = has.joined(wanted)
     if will_have.state:
         groups.add_state(group, compile_statistics(config), leaf, held, new)
-    attributes, in_full = schema.group_attributes(config, grid, catalog_digest), []
-    for level in levels_of(grid, will_have.orders):
-        contents = None
-        if level.order in wanted.orders:
-            contents = groups.from_observations(compile_statistics(config), level)
-        if groups.add_level(root, level, held, new, attributes, contents):
-            in_full.append(level.order)
+    attributes = schema.group_attributes(config, grid, catalog_digest)
+    levels = levels_of(grid, will_have.orders)
+    contents = [
+        groups.from_observations(compile_statistics(config), level)
+        if level.order in wanted.orders
+        else None
+        for level in levels
+    ]
+    in_full: list[int] = []
+    if levels:
+        documents = groups.read_documents(objects, leaf, [spec.name for spec in specs])
+        made = groups.add_levels(
+            store, objects, zip(levels, contents, strict=True), held, new, documents, attributes
+        )
+        full = (each.made_from == groups.OBSERVATIONS for each in made)
+        in_full = [level.order for level, is_full in zip(levels, full, strict=True) if is_full]
     if len(new):
         _write_parents(root, np.concatenate([held, new]))
     if will_have != has:
