@@ -12,6 +12,7 @@ in area on the ellipsoid and gives the ids of ``healpix_geo`` with ``ellipsoid="
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,25 @@ def centres(words: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
     lat, lon = mortie.mort2geo(np.asarray(words, dtype=np.uint64), latitude=LATITUDE_CONVENTION)
     return np.asarray(lat), (np.asarray(lon) + 180.0) % 360.0 - 180.0
+
+
+@lru_cache(maxsize=256)
+def latitudes_of(cell: int, order: int) -> tuple[float, float]:
+    """Return latitudes between which all of a cell lies, a few percent of its height beyond it.
+
+    Parameters
+    ----------
+    cell : int
+        Morton word at the order.
+    order : int
+    """
+    finer = min(order + 5, FINEST_ORDER)
+    inside = Grid(order, finer)
+    latitude, _ = centres(words_of(children_of(np.asarray([cell], dtype=np.uint64), inside), finer))
+    # No point of a cell is as far from its centre as 1.2 times the root of its area (1.05, for
+    # the cells at the edge of the polar caps).
+    margin = 1.2 * 58.7 / 2**finer
+    return float(latitude.min() - margin), float(latitude.max() + margin)
 
 
 def to_decimal(word: int | np.uint64) -> str:

@@ -121,3 +121,24 @@ def test_separation_is_the_great_circle_angle():
     np.testing.assert_allclose(
         grid.separation(-75, 179.9, -75, -179.9), 0.2 * np.cos(np.radians(75)), rtol=1e-5
     )
+
+
+@given(POINTS, st.integers(0, 27))
+def test_the_latitudes_of_a_cell_hold_every_point_in_it(points, order):
+    lat, lon = np.array(points).T
+    words = grid.words_of(grid.nested_ids(grid.locate(lat, lon), order), order)
+    for latitude, word in zip(lat, words, strict=True):
+        south, north = grid.latitudes_of(int(word), order)
+        assert south <= latitude <= north
+
+
+def test_the_latitudes_of_a_cell_go_little_beyond_it():
+    lat, lon = everywhere(300_000)
+    ids = grid.nested_ids(grid.locate(lat, lon), 3)
+    words = grid.words_of(ids, 3)
+    for word in np.unique(words)[::40]:
+        inside = lat[words == word]
+        south, north = grid.latitudes_of(int(word), 3)
+        assert south < inside.min()
+        assert inside.max() < north
+        assert north - south < 1.25 * np.ptp(inside) + 0.5

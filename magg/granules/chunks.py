@@ -1,9 +1,9 @@
 """Decoded chunks that a further cell will need, kept for it.
 
 A track leaves one cell in the middle of a chunk and enters the next one there. So chunks of which
-a cell takes a part are kept, decoded, for those that take the rest: up to 32 MiB in this process.
-What leaves is decoded again, unless it holds coordinates: these go to a temporary file, so that
-they are decoded once however many granules there are.
+a cell takes a part are kept, decoded, for those that take the rest: those of local files up to 32
+MiB in this process, and coordinates of any granule up to 8 MiB. Coordinates that leave memory go
+to a temporary file, so that they are decoded once however many granules there are.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from magg.granules.cache import OnceCache
 from magg.granules.spill import Spill
 
 CACHE_BYTES = 32 << 20
+COORDINATE_BYTES = 8 << 20
 
 _spill = Spill()
+_kept: OnceCache[NDArray[Any]] = OnceCache(CACHE_BYTES)
+_coordinates: OnceCache[NDArray[Any]] = OnceCache(COORDINATE_BYTES, leaving=_spill.put)
 
 
-def _leaving(key: Hashable, values: NDArray[Any]) -> None:
-    if isinstance(key, tuple) and key[-1]:
-        _spill.put(key, values)
-
-
-_kept: OnceCache[NDArray[Any]] = OnceCache(CACHE_BYTES, _leaving)
-
-
-def key_of(version: Hashable, path: str, chunk: int, *, coordinate: bool) -> Hashable:
+def key_of(version: Hashable, path: str, chunk: int, *, coordinate: bool) -> tuple[Hashable, ...]:
     """Return the key of a chunk; ``version`` stands for a granule as it is."""
     return version, path, chunk, coordinate
 
 
-def kept_chunk(key: Hashable) -> NDArray[Any] | None:
+def kept_chunk(key: tuple[Hashable, ...]) -> NDArray[Any] | None:
     """Return a decoded chunk if it is kept."""
-    values = _kept.peek(key)
+    if not key[-1]:
+        return _kept.peek(key)
+    values = _coordinates.peek(key)
     return _spill.get(key) if values is None else values
 
 
-def decoded_once(key: Hashable, decode: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+def decoded_once(key: tuple[Hashable, ...], decode: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """Decode a chunk and keep it, unless another thread has just done so."""
+    if not key[-1]:
+        return _kept.get(key, decode)
     spilled = _spill.get(key)
-    return _kept.get(key, decode) if spilled is None else spilled
+    return _coordinates.get(key, decode) if spilled is None else spilled
 
 
 def forget_chunks() -> None:
     """Forget everything that is kept."""
     _kept.clear()
+    _coordinates.clear()
     _spill.clear()
 
 

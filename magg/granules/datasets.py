@@ -139,6 +139,7 @@ def describe(dataset: Any, file: Any, column: Column) -> DatasetLayout:
     table = _chunk_table(dataset, filters, chunked) if plain else None
     offsets, sizes, masks = table or _empty_table()
     low, high = _valid_range(dataset, column)
+    fill = dataset.fillvalue if plain or dataset.dtype.kind in "iuf" else None
     return DatasetLayout(
         path=column.path,
         dtype=dataset.dtype,
@@ -150,8 +151,8 @@ def describe(dataset: Any, file: Any, column: Column) -> DatasetLayout:
         offsets=offsets,
         sizes=sizes,
         masks=masks,
-        fill=dataset.fillvalue if plain else None,
-        missing=_missing_values(dataset, plist, column),
+        fill=fill if plain else None,
+        missing=_missing_values(dataset, plist, fill, column),
         valid=(low, high),
         attributes=_texts(dataset),
     )
@@ -236,7 +237,7 @@ def _contiguous_table(dataset: Any) -> Table:
     return offsets, sizes, np.zeros(len(firsts), dtype=np.uint32)
 
 
-def _missing_values(dataset: Any, plist: Any, column: Column) -> NDArray[Any]:
+def _missing_values(dataset: Any, plist: Any, fill: Any, column: Column) -> NDArray[Any]:
     """Return what marks a missing value: the config's word, else the attributes', else HDF5's.
 
     The fill property of HDF5 counts only where it was set to something other than 0: ATL06 has a
@@ -253,8 +254,8 @@ def _missing_values(dataset: Any, plist: Any, column: Column) -> NDArray[Any]:
     if names:
         values = [value for name in names for value in np.ravel(dataset.attrs[name])]
         return np.unique(_as_stored(values, dtype))
-    if plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED and dataset.fillvalue != 0:
-        return np.asarray([dataset.fillvalue], dtype=dtype)
+    if plist.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED and fill != 0:
+        return np.asarray([fill], dtype=dtype)
     return np.zeros(0, dtype=dtype)
 
 

@@ -23,7 +23,7 @@ from magg.granules.bytesource import ByteSource
 from magg.granules.cache import OnceCache
 from magg.granules.hdf5 import HDF5_ERRORS, HeldFile, read_hdf5
 from magg.granules.sources import open_source
-from magg.granules.words import locate_beams
+from magg.granules.words import locate_beams, read_latitudes
 from magg.grid import Words, nested_ids, prefixes, words_of
 
 # Runs of one cell closer than this are one run: the rows between cost less than another range.
@@ -32,6 +32,8 @@ LARGEST_ROW_GAP = 4096
 CACHE_BYTES = 128 << 20
 # What a dataset's layout takes beside its arrays.
 DATASET_BYTES = 1800
+# The order of a layout without runs, for which no longitudes were read.
+NO_ORDER = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +115,11 @@ def granule_layout(granule: str, source: DataSource, parent_order: int) -> Granu
 
 
 def layout_of(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
-    """Return the layout of an open granule: `granule_layout` for those who go on reading it."""
+    """Return the layout of an open granule: `granule_layout` for those who go on reading it.
+
+    With `NO_ORDER`, only the latitudes are read: the beams have no runs, and rows without a valid
+    longitude are not counted.
+    """
     key, version = _key(opened.granule, source, parent_order), (opened.size, opened.etag)
     known = _layouts.peek(key)
     if known is not None and (known.size, known.etag) != version:
@@ -155,18 +161,46 @@ def _digest(source: DataSource) -> bytes:
 def _computed(opened: ByteSource, source: DataSource, parent_order: int) -> GranuleLayout:
     beams = read_hdf5(opened, lambda file, held: find_beams(file, held, source, opened.name))
     opened.drop_head()
-    words = locate_beams(opened, beams)
+    unlocated = 0
+    if parent_order == NO_ORDER:
+        for beam, values in zip(beams, read_latitudes(opened, beams), strict=True):
+            unlocated += len(values) - int(np.count_nonzero(valid_latitudes(beam, values)))
+    else:
+        words = locate_beams(opened, beams)
+        unlocated = sum(int(np.count_nonzero(found == 0)) for found in words)
+        beams = [
+            _with_runs(beam, found, parent_order) for beam, found in zip(beams, words, strict=True)
+        ]
     opened.check_unchanged()  # h5py opened the file by its path, a second time
     return GranuleLayout(
         granule=opened.name,
         size=opened.size,
         etag=opened.etag,
         parent_order=parent_order,
-        beams=tuple(
-            _with_runs(beam, found, parent_order) for beam, found in zip(beams, words, strict=True)
-        ),
-        unlocated=sum(int(np.count_nonzero(found == 0)) for found in words),
+        beams=tuple(beams),
+        unlocated=unlocated,
     )
+
+
+def valid_latitudes(beam: BeamLayout, latitude: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which latitudes of a beam, as stored, are those of a place."""
+    valid = np.abs(latitude) <= 90.0
+    for fill in beam.latitude.missing:
+        valid &= latitude != fill
+    return np.asarray(valid)
+
+
+def runs_between(
+    beam: BeamLayout, latitude: NDArray[Any], south: float, north: float
+) -> tuple[list[int], list[int]]:
+    """Return the starts and stops of the runs that hold all rows between two latitudes."""
+    inside = (latitude >= south) & (latitude <= north) & valid_latitudes(beam, latitude)
+    rows = np.flatnonzero(inside)
+    if not rows.size:
+        return [], []
+    apart = np.flatnonzero(np.diff(rows) > LARGEST_ROW_GAP)
+    firsts, lasts = np.append(0, apart + 1), np.append(apart, rows.size - 1)
+    return rows[firsts].tolist(), (rows[lasts] + 1).tolist()
 
 
 def find_beams(

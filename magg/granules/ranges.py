@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magg.errors import GranuleError
-from magg.granules.bytesource import DAMAGED, ByteSource
+from magg.granules.bytesource import DAMAGED, ByteSource, LocalSource
 from magg.granules.chunks import decoded_once, kept_chunk, key_of
 from magg.granules.datasets import GZIP, UNALLOCATED, DatasetLayout
 from magg.granules.filters import decode
@@ -63,7 +63,7 @@ class _Chunk:
     stop: int
     pieces: list[tuple[int, int, int]]
     out: NDArray[Any]
-    key: Hashable
+    key: tuple[Hashable, ...] | None
 
     def deliver(self, values: NDArray[Any]) -> None:
         """Copy the wanted rows to where they go."""
@@ -135,7 +135,8 @@ def _stored_chunks(source: ByteSource, want: Want, out: NDArray[Any]) -> Iterato
         wanted = sum(last - first for first, last, _ in pieces)
         key = None
         inflated = GZIP in dataset.filters and not dataset.masks[index]
-        if inflated and wanted < dataset.stored_rows(index):
+        shared = want.coordinate or isinstance(source, LocalSource)
+        if shared and inflated and wanted < dataset.stored_rows(index):
             key = key_of(version, dataset.path, index, coordinate=want.coordinate)
         stop = start + int(dataset.sizes[index])
         chunk = _Chunk(want, index, start, stop, pieces, out, key)

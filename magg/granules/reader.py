@@ -33,7 +33,9 @@ class GranuleRead:
         The others, each counted once: ``"quality"`` failed the quality filter, ``"missing"``
         passed it and lacks the value of a used column.
     rows_unlocated : int
-        Rows of the whole granule without a valid position, which are in no cell.
+        Rows of the whole granule without a valid position, which are in no cell. Of a remote
+        granule without a layout, rows whose longitude alone is missing count only where their
+        latitude is one of the cell's, because no other longitudes are read.
     beams : tuple of str
         Beams that had rows in the cell.
     stale : bool
@@ -80,7 +82,8 @@ def read_rows(
     Rows come in the order of the granules, then of the config's beams, then of the file. Local
     granules are read one after the other in the calling thread (cells run beside each other).
     Remote ones are read together, by the threads that all cells of this process share (see
-    `magg.granules.pool`): with a layout in one round trip, else in three to eight.
+    `magg.granules.pool`): with a layout in one round trip, else in three (eight where metadata lie
+    scattered), and then all latitudes are read to find the rows that the cell may hold.
 
     Parameters
     ----------
@@ -227,7 +230,7 @@ def _summary(visit: Visit, parts: list[_Part]) -> GranuleRead:
         rows_dropped={
             reason: sum(part.dropped[reason] for part in parts) for reason in ("quality", "missing")
         },
-        rows_unlocated=visit.layout.unlocated,
+        rows_unlocated=visit.unlocated,
         beams=tuple(part.beam for part in parts if part.rows_read),
         stale=visit.stale,
     )

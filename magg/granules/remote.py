@@ -107,14 +107,21 @@ class ObjectSource(Closing):
         try:
             meta, data = self._got(0, HEAD_BYTES)
         except obstore.exceptions.GenericError as error:
-            if "416" not in str(error):
+            if not _is_beyond_end(error):
                 raise
             return int(obstore.head(self._store, self._key)["size"]), "", memoryview(b"")
         size = int(meta["size"])
         return size, _version(meta), whole(data, 0, min(size, HEAD_BYTES), self.name, self.granule)
 
     def _checked(self, start: int, stop: int) -> memoryview:
-        meta, data = self._got(start, stop)
+        import obstore
+
+        try:
+            meta, data = self._got(start, stop)
+        except obstore.exceptions.GenericError as error:
+            if _is_beyond_end(error):  # it is shorter than it was
+                raise changed(self.name, self.granule) from None
+            raise
         # Servers may ignore If-Match, so every answer is compared with what was opened.
         same = _version(meta) == self.etag or (meta.get("e_tag") is None and '"' in self.etag)
         if meta["size"] != self.size or not same:
@@ -205,6 +212,10 @@ class ObjectSource(Closing):
 def _version(meta: Any) -> str:
     """Return what changes with the content: the ETag, or the time of modification."""
     return meta.get("e_tag") or str(meta["last_modified"])
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    return "status code: 416" in str(error)
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from magg.config import Column, DataSource
@@ -19,12 +20,19 @@ from magg.errors import GranuleChangedError, GranuleError
 from magg.granules.beams import BeamLayout, dataset_error, located
 from magg.granules.bytesource import ByteSource
 from magg.granules.datasets import DatasetLayout
-from magg.granules.layout import GranuleLayout, known_layout, layout_of
+from magg.granules.layout import (
+    NO_ORDER,
+    GranuleLayout,
+    known_layout,
+    layout_of,
+    runs_between,
+    valid_latitudes,
+)
 from magg.granules.pool import GRANULE_THREADS, give_up, results, shared
 from magg.granules.ranges import RangeRead, Want
 from magg.granules.sources import is_remote, open_source
-from magg.granules.words import kept_words
-from magg.grid import Grid, Words
+from magg.granules.words import kept_rows, read_latitudes
+from magg.grid import Grid, Words, latitudes_of
 
 # Granules that are opened before it is their turn.
 LOOK_AHEAD = 2 * GRANULE_THREADS
@@ -41,6 +49,25 @@ class Request:
     layouts: Mapping[str, GranuleLayout]
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is read of a beam.
+
+    Parameters
+    ----------
+    beam : BeamLayout
+    paths : list of str
+        Of the datasets that are wanted, in order.
+    words, latitude : ndarray or None
+        Of the rows in question, where they are kept in this process.
+    """
+
+    beam: BeamLayout
+    paths: list[str]
+    words: Words | None
+    latitude: NDArray[Any] | None
+
+
 @dataclass(eq=False)
 class Visit:
     """One open granule and what the cell needs of it.
@@ -55,10 +82,13 @@ class Visit:
     stale : bool
         Whether a layout was given that did not.
     wants : list of Want
-    plan : list of (BeamLayout, list of str, Words or None)
-        Of each beam the paths of its wants, in order, and the words of its rows if they are kept.
+    plan : list of Plan
+        One for each beam.
     arrays : list of ndarray
         One for each want, once they are read.
+    unlocated : int
+        Rows without a valid position, when all beams were taken. Where only the latitudes of the
+        whole granule were read, rows without a longitude count if their latitude is the cell's.
     """
 
     granule: str
@@ -67,8 +97,9 @@ class Visit:
     assumed: bool
     stale: bool
     wants: list[Want]
-    plan: list[tuple[BeamLayout, list[str], Words | None]]
+    plan: list[Plan]
     arrays: list[NDArray[Any]] = field(default_factory=list)
+    unlocated: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -79,11 +110,17 @@ class Visit:
 
     def beams(self) -> Iterator[tuple[BeamLayout, dict[str, NDArray[Any]], Words]]:
         """Yield each beam with the values of its datasets by path, and the words of its rows."""
-        arrays = iter(self.arrays)
-        for beam, paths, words in self.plan:
-            values = {path: next(arrays) for path in paths}
+        arrays, self.unlocated = iter(self.arrays), self.layout.unlocated
+        for plan in self.plan:
+            values = {path: next(arrays) for path in plan.paths}
+            beam, words = plan.beam, plan.words
             if words is None:
-                words = located(beam, values[beam.latitude.path], values[beam.longitude.path])
+                kept = plan.latitude
+                latitude = values[beam.latitude.path] if kept is None else kept
+                words = located(beam, latitude, values[beam.longitude.path])
+                if self.layout.parent_order == NO_ORDER:
+                    lost = (words == 0) & valid_latitudes(beam, latitude)
+                    self.unlocated += int(np.count_nonzero(lost))
             yield beam, values, words
 
 
@@ -189,29 +226,37 @@ def _visit(granule: str, request: Request, *, anew: bool = False) -> Visit:
 
     With ``anew``, nothing is taken as known.
     """
-    source, order = request.source, request.grid.parent_order
     given = request.layouts.get(granule)
-    layout = None if anew else given or _known(granule, source, order)
+    layout = None if anew else given or _known(granule, request)
     try:
         opened = open_source(granule, (layout.size, layout.etag) if layout else None)
     except GranuleChangedError:
         return _visit(granule, request, anew=True)
     try:
-        found = layout_of(opened, source, order) if layout is None else layout
+        # One cell does not need the longitudes of a whole remote granule.
+        order = NO_ORDER if is_remote(granule) else request.grid.parent_order
+        found = layout_of(opened, request.source, order) if layout is None else layout
         wants: list[Want] = []
-        plan = []
+        plans = []
         for beam in found.beams:
-            starts, stops = beam.runs(request.cell)
-            words = kept_words(opened, beam, starts, stops)
-            datasets = _needed(opened.name, beam, request, coordinates=words is None)
-            plan.append((beam, list(datasets), words))
+            starts, stops = _runs(opened, found, beam, request)
+            words = kept_rows(opened, beam, starts, stops, "words")
+            latitude = None
+            if words is None and found.parent_order == NO_ORDER:
+                latitude = kept_rows(opened, beam, starts, stops, "latitude")
+            datasets = _needed(opened.name, beam, request)
+            if words is None:
+                datasets[beam.longitude.path] = beam.longitude
+                if latitude is None:
+                    datasets[beam.latitude.path] = beam.latitude
+            plans.append(Plan(beam, list(datasets), words, latitude))
             coordinates = (beam.latitude.path, beam.longitude.path)
             wants += [
                 Want(beam.name, dataset, starts, stops, coordinate=path in coordinates)
                 for path, dataset in datasets.items()
             ]
         stale = anew and given is not None
-        return Visit(granule, opened, found, layout is not None, stale, wants, plan)
+        return Visit(granule, opened, found, layout is not None, stale, wants, plans)
     except BaseException as error:
         opened.close()
         if isinstance(error, GranuleError):
@@ -219,15 +264,26 @@ def _visit(granule: str, request: Request, *, anew: bool = False) -> Visit:
         raise
 
 
-def _known(granule: str, source: DataSource, order: int) -> GranuleLayout | None:
+def _known(granule: str, request: Request) -> GranuleLayout | None:
     """Return what this process knows of a remote granule; a local one is looked at instead."""
-    return known_layout(granule, source, order) if is_remote(granule) else None
+    if not is_remote(granule):
+        return None
+    known = known_layout(granule, request.source, request.grid.parent_order)
+    return known or known_layout(granule, request.source, NO_ORDER)
 
 
-def _needed(
-    name: str, beam: BeamLayout, request: Request, *, coordinates: bool
-) -> dict[str, DatasetLayout]:
-    """Return the datasets to read, by path: columns may share one."""
+def _runs(
+    opened: ByteSource, layout: GranuleLayout, beam: BeamLayout, request: Request
+) -> tuple[list[int], list[int]]:
+    """Return runs of rows of a beam that hold all of the cell's."""
+    if layout.parent_order != NO_ORDER:
+        return beam.runs(request.cell)
+    (latitude,) = read_latitudes(opened, [beam])
+    return runs_between(beam, latitude, *latitudes_of(request.cell, request.grid.parent_order))
+
+
+def _needed(name: str, beam: BeamLayout, request: Request) -> dict[str, DatasetLayout]:
+    """Return the datasets to read beside the coordinates, by path: columns may share one."""
     wanted = [column.path for column in request.columns.values()]
     if request.source.quality_filter:
         wanted.append(request.source.quality_filter.dataset)
@@ -235,8 +291,6 @@ def _needed(
         if path in beam.problems:
             raise dataset_error(name, beam.name, path, beam.problems[path])
     datasets = [beam.datasets[column] for column in request.columns]
-    if coordinates:
-        datasets += [beam.latitude, beam.longitude]
     if beam.quality is not None:
         datasets.append(beam.quality)
     return {dataset.path: dataset for dataset in datasets}

@@ -4,15 +4,18 @@ Reading, inflating and locating the coordinates is most of what a row costs, and
 granule crosses needs them again. So the words that a layout is made from are kept, 8 bytes a row:
 in memory up to 64 MiB (a dozen full-size ATL06 granules), and those longest unused in a temporary
 file, of which a cell reads the rows that it needs. Only where the disk has no room either does a
-cell read the coordinates of its rows again.
+cell read the coordinates of its rows again. Latitudes of remote granules that are read without a
+layout are kept in the same way.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magg.granules.beams import BeamLayout, located
 from magg.granules.bytesource import ByteSource, LocalSource
@@ -23,11 +26,13 @@ from magg.granules.spill import Spill
 from magg.grid import Words
 
 CACHE_BYTES = 64 << 20
-# A row's latitude, longitude and word, and about as much for its bytes in the file.
+# Of a row: latitude, longitude and word, and about as much for its bytes in the file.
 LOCATING_BYTES = 40
+LATITUDE_BYTES = 16
 
 _spill = Spill()
-_kept: OnceCache[Words] = OnceCache(CACHE_BYTES, leaving=_spill.put)
+_kept: OnceCache[NDArray[Any]] = OnceCache(CACHE_BYTES, leaving=_spill.put)
+Kind = Literal["words", "latitude"]
 
 
 def locate_beams(opened: ByteSource, beams: Sequence[BeamLayout]) -> list[Words]:
@@ -36,31 +41,28 @@ def locate_beams(opened: ByteSource, beams: Sequence[BeamLayout]) -> list[Words]
     The coordinates of all beams of a remote granule are fetched together. One beam of a local
     granule is read after the other, in this thread.
     """
-    known = {beam.name: _known(_key(opened, beam)) for beam in beams}
-    unknown = [beam for beam in beams if known[beam.name] is None]
-    if isinstance(opened, LocalSource):
-        for beam in unknown:
-            known |= _located(opened, [beam])
-    elif unknown:
-        nbytes = LOCATING_BYTES * sum(beam.rows for beam in unknown)
-        with shared().coordinates.taken(nbytes):
-            known |= _located(opened, unknown)
-    return [words for words in (known[beam.name] for beam in beams) if words is not None]
+    return _all_rows(opened, beams, "words", LOCATING_BYTES)
 
 
-def kept_words(
-    opened: ByteSource, beam: BeamLayout, starts: Sequence[int], stops: Sequence[int]
-) -> Words | None:
-    """Return what `locate_beams` returned, of runs of rows, or None where it is not kept."""
-    key, none = _key(opened, beam), np.zeros(0, dtype=np.uint64)
-    words = _kept.peek(key)
-    runs: list[Words] = [none]
+def read_latitudes(opened: ByteSource, beams: Sequence[BeamLayout]) -> list[NDArray[Any]]:
+    """Return the latitudes of all rows of beams, as stored; read as by `locate_beams`."""
+    return _all_rows(opened, beams, "latitude", LATITUDE_BYTES)
+
+
+def kept_rows(
+    opened: ByteSource, beam: BeamLayout, starts: Sequence[int], stops: Sequence[int], kind: Kind
+) -> NDArray[Any] | None:
+    """Return words or latitudes of runs of rows, or None where they are not kept."""
+    key = _key(opened, beam, kind)
+    values = _kept.peek(key)
+    dtype = beam.latitude.dtype.newbyteorder("=") if kind == "latitude" else np.dtype(np.uint64)
+    runs: list[NDArray[Any]] = [np.zeros(0, dtype=dtype)]
     for start, stop in zip(starts, stops, strict=True):
-        run = _spill.get(key, start, stop) if words is None else words[start:stop]
+        run = _spill.get(key, start, stop) if values is None else values[start:stop]
         if run is None:
             return None
         runs.append(run)
-    return np.concatenate(runs) if words is not None or key in _spill else None
+    return np.concatenate(runs) if values is not None or key in _spill else None
 
 
 def forget_words() -> None:
@@ -73,30 +75,49 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forget_words)
 
 
-def _known(key: Hashable) -> Words | None:
-    words = _kept.peek(key)
-    return _spill.get(key) if words is None else words
-
-
-def _key(opened: ByteSource, beam: BeamLayout) -> Hashable:
+def _key(opened: ByteSource, beam: BeamLayout, kind: Kind) -> Hashable:
+    if kind == "latitude":
+        return opened.name, opened.size, opened.etag, beam.latitude.path
     # Which coordinates are missing is a matter of the config, too.
     coordinates = (beam.latitude, beam.longitude)
     meaning = tuple((dataset.path, repr(dataset.missing)) for dataset in coordinates)
     return opened.name, opened.size, opened.etag, meaning
 
 
-def _located(opened: ByteSource, beams: Sequence[BeamLayout]) -> dict[str, Words]:
-    """Decode and locate the coordinates of beams, and keep the words."""
-    wants = [
-        Want(beam.name, dataset, [0], [beam.rows])
-        for beam in beams
-        for dataset in (beam.latitude, beam.longitude)
-    ]
+def _all_rows(
+    opened: ByteSource, beams: Sequence[BeamLayout], kind: Kind, row_bytes: int
+) -> list[NDArray[Any]]:
+    """Return what is kept of beams, after having read and kept what is not."""
+    known: dict[str, NDArray[Any]] = {}
+    for beam in beams:
+        key = _key(opened, beam, kind)
+        values = _kept.peek(key)
+        values = _spill.get(key) if values is None else values
+        if values is not None:
+            known[beam.name] = values
+    unknown = [beam for beam in beams if beam.name not in known]
+    if isinstance(opened, LocalSource):
+        for beam in unknown:
+            known |= _read(opened, [beam], kind)
+    elif unknown:
+        with shared().coordinates.taken(row_bytes * sum(beam.rows for beam in unknown)):
+            known |= _read(opened, unknown, kind)
+    return [known[beam.name] for beam in beams]
+
+
+def _read(opened: ByteSource, beams: Sequence[BeamLayout], kind: Kind) -> dict[str, NDArray[Any]]:
+    """Decode the coordinates of beams, and keep what is made of them."""
+    wants = []
+    for beam in beams:
+        datasets = [beam.latitude] + ([beam.longitude] if kind == "words" else [])
+        wants += [Want(beam.name, dataset, [0], [beam.rows]) for dataset in datasets]
     read = RangeRead(opened, wants)
     arrays = read.finish() if isinstance(opened, LocalSource) else read.finish_together()
     found = {}
     for beam in beams:
-        latitude, longitude = arrays.pop(0), arrays.pop(0)
-        found[beam.name] = words = located(beam, latitude, longitude)
-        _kept.put(_key(opened, beam), words)
+        values = arrays.pop(0)
+        if kind == "words":
+            values = located(beam, values, arrays.pop(0))
+        _kept.put(_key(opened, beam, kind), values)
+        found[beam.name] = values
     return found

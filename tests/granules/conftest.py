@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from range_server import RangeServer, serving
 
 from magg.granules import chunks, layout, words
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RangeServer]:
+    with serving(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

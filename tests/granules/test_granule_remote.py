@@ -4,86 +4,34 @@ from __future__ import annotations
 
 import gc
 import itertools
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
+import h5py
 import numpy as np
 import pytest
-from granule_files import BEAMS, CHUNKED, GRID, data_source, track, write_granule
+from granule_files import (
+    BEAMS,
+    CHUNKED,
+    GRID,
+    assert_same,
+    data_source,
+    plain_read,
+    track,
+    write_granule,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from range_server import RangeServer
 
+from magg.config import Column
 from magg.errors import GranuleError, GranuleNotFoundError
 from magg.granules import forget_sources, granule_layout, open_source, read_rows
 from magg.granules.hdf5 import HeldFile, read_hdf5
 from magg.granules.pool import shared
+from magg.grid import Grid, locate, nested_ids, words_of
 
 USED = ("h_li", "s_li")
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder by ranges; ``spoil`` may change a response before it is sent."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder = folder
-        self.asked: list[tuple[str, int, int]] = []
-        self.spoil: Any = None
-
-    def url(self, granule: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{Path(granule).name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        path = self.server.folder / unquote(self.path.lstrip("/"))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content, headers, status = path.read_bytes(), {}, 200
-        headers = {"ETag": '"one"', "Last-Modified": "Sun, 01 Jan 2023 00:00:00 GMT"}
-        wanted = self.headers.get("Range")
-        if body and wanted:
-            start, last = map(int, wanted.removeprefix("bytes=").split("-"))
-            last = min(last, len(content) - 1)
-            self.server.asked.append((path.name, start, last + 1))
-            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
-            content, status = content[start : last + 1], 206
-        if body and self.server.spoil:
-            status, content = self.server.spoil(status, content, headers)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        """Stay silent."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
 
 
 def granules_of(folder: Path) -> list[str]:
@@ -99,7 +47,7 @@ def granules_of(folder: Path) -> list[str]:
     ]
 
 
-def test_remote_rows_equal_local_ones(server: Server, tmp_path: Path) -> None:
+def test_remote_rows_equal_local_ones(server: RangeServer, tmp_path: Path) -> None:
     local = granules_of(tmp_path)
     remote = [server.url(granule).replace(" ", "%20") for granule in local]
     for here, there in zip(local, remote, strict=True):
@@ -119,7 +67,9 @@ def test_remote_rows_equal_local_ones(server: Server, tmp_path: Path) -> None:
             assert [read.rows_used for read in reads] == [r.rows_used for r in expected_reads]
 
 
-def test_a_known_granule_costs_only_the_ranges_of_the_cell(server: Server, tmp_path: Path) -> None:
+def test_a_known_granule_costs_only_the_ranges_of_the_cell(
+    server: RangeServer, tmp_path: Path
+) -> None:
     granule = write_granule(tmp_path / "a.h5", {"gt1l": track(60_000)}, **CHUNKED)
     url = server.url(granule)
     cells = granule_layout(url, data_source(), 8).cells()
@@ -129,7 +79,7 @@ def test_a_known_granule_costs_only_the_ranges_of_the_cell(server: Server, tmp_p
     assert 0 < moved < Path(granule).stat().st_size / 4
 
 
-def test_forgotten_sources_are_opened_anew(server: Server, tmp_path: Path) -> None:
+def test_forgotten_sources_are_opened_anew(server: RangeServer, tmp_path: Path) -> None:
     url = server.url(write_granule(tmp_path / "a.h5", {"gt1l": track(30)}))
     with open_source(url) as first, open_source(url) as second:
         assert first._store is second._store
@@ -138,14 +88,14 @@ def test_forgotten_sources_are_opened_anew(server: Server, tmp_path: Path) -> No
         assert third._store is not first._store
 
 
-def test_a_missing_object_is_not_found(server: Server) -> None:
+def test_a_missing_object_is_not_found(server: RangeServer) -> None:
     with pytest.raises(GranuleNotFoundError, match=r"nowhere\.h5: there is no such object"):
         granule_layout(server.url("nowhere.h5"), data_source(), 6)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_bad_granule_of_several_fails_the_read_and_leaves_nothing_open(
-    server: Server, tmp_path: Path, number: int
+    server: RangeServer, tmp_path: Path, number: int
 ) -> None:
     names = [server.url(name) for name in granules_of(tmp_path)]
     cell = int(granule_layout(names[0], data_source(), 6).cells()[0])
@@ -189,7 +139,9 @@ def refused(status: int, content: bytes, headers: dict[str, str]) -> tuple[int, 
         (refused, "access denied; check the credentials"),
     ],
 )
-def test_bad_answers_are_errors(server: Server, tmp_path: Path, spoil: Any, message: str) -> None:
+def test_bad_answers_are_errors(
+    server: RangeServer, tmp_path: Path, spoil: Any, message: str
+) -> None:
     url = server.url(write_granule(tmp_path / "a.h5", {"gt1l": track(3000)}, **CHUNKED))
     cell = int(granule_layout(url, data_source(), 6).cells()[0])
     server.spoil = spoil
@@ -198,7 +150,9 @@ def test_bad_answers_are_errors(server: Server, tmp_path: Path, spoil: Any, mess
     assert caught.value.granule == url
 
 
-def test_refusals_during_the_metadata_pass_are_told_as_such(server: Server, tmp_path: Path) -> None:
+def test_refusals_during_the_metadata_pass_are_told_as_such(
+    server: RangeServer, tmp_path: Path
+) -> None:
     url = server.url(write_granule(tmp_path / "a.h5", {"gt1l": track(3000)}, **CHUNKED))
     server.spoil = refused
     with pytest.raises(GranuleError, match="access denied; check the credentials"):
@@ -208,7 +162,7 @@ def test_refusals_during_the_metadata_pass_are_told_as_such(server: Server, tmp_
     assert not [one for one in gc.get_objects() if type(one) is HeldFile]
 
 
-def test_h5py_reads_metadata_through_ranges(server: Server, tmp_path: Path) -> None:
+def test_h5py_reads_metadata_through_ranges(server: RangeServer, tmp_path: Path) -> None:
     granule = write_granule(tmp_path / "a.h5", {"gt1l": track(3000)}, **CHUNKED)
     with open_source(server.url(granule)) as source:
         shape = read_hdf5(source, lambda file, _: file["gt1l/land_ice_segments/h_li"].shape)
@@ -216,3 +170,91 @@ def test_h5py_reads_metadata_through_ranges(server: Server, tmp_path: Path) -> N
     (tmp_path / "page.h5").write_text("<html>")
     with pytest.raises(GranuleError, match="is not an HDF5 file"):
         granule_layout(server.url("page.h5"), data_source(), 6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    seed=st.integers(0, 99), rows=st.integers(0, 100), order=st.integers(1, 12), jump=st.booleans()
+)
+def test_any_path_over_the_globe_gives_the_rows_of_a_plain_reading(
+    server: RangeServer, tmp_path: Path, seed: int, rows: int, order: int, jump: bool
+) -> None:
+    """Only latitudes are read whole here, and they must not hide a row from its cell."""
+    rng = np.random.default_rng(seed)
+    data = track(rows, seed)
+    if jump:
+        data["latitude"] = rng.uniform(-90, 90, rows)
+        data["longitude"] = rng.uniform(-180, 180, rows)
+    else:
+        data["latitude"] = 89.9 * np.sin(np.linspace(0, 9, rows))
+        data["longitude"] = np.linspace(-180, 360, rows)
+    odd = rng.random(rows) < 0.1
+    data["latitude"][odd] = rng.choice([np.nan, np.inf, -90.01, 1e300, 90.0, -90.0], odd.sum())
+    number = next(_numbers)
+    granule = write_granule(tmp_path / f"{number}.h5", {"gt1r": data}, chunks=True)
+    url, grid = server.url(granule), Grid(order, order + 3)
+    layout = granule_layout(granule, data_source(), order)
+    for cell in map(int, layout.cells()):
+        found, (read,) = read_rows([url], cell, grid, data_source(), USED)
+        assert_same(found, plain_read([granule], cell, grid, USED))
+        assert read.rows_read > 0
+        assert read.rows_unlocated == layout.unlocated
+
+
+def test_a_row_without_longitude_counts_where_its_latitude_is_the_cells(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    data = track(2000)
+    data["longitude"][[3, 5]] = np.nan
+    data["latitude"][7] = 91.0
+    granule = write_granule(tmp_path / "a.h5", {"gt1l": data}, **CHUNKED)
+    cell = int(locate(data["latitude"][:1], data["longitude"][:1])[0])
+    cell = int(words_of(nested_ids(np.array([cell], "u8"), 6), 6)[0])
+    rows, (read,) = read_rows([server.url(granule)], cell, GRID, data_source(), USED)
+    assert read.rows_unlocated == 3
+    assert_same(rows, plain_read([granule], cell, GRID, USED))
+
+
+def test_the_next_cell_needs_neither_metadata_nor_latitudes_again(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    granule = write_granule(tmp_path / "a.h5", {"gt1l": track(30_000)}, **CHUNKED)
+    url = server.url(granule)
+    first, second = map(int, granule_layout(granule, data_source(), 6).cells()[:2])
+    read_rows([url], first, GRID, data_source(), USED)
+    with h5py.File(granule) as file:
+        latitude = file["gt1l/land_ice_segments/latitude"].id.get_chunk_info(0).byte_offset
+    assert server.asked[0][1] == 0
+    server.asked.clear()
+    rows, _ = read_rows([url], second, GRID, data_source(), USED)
+    assert_same(rows, plain_read([granule], second, GRID, USED))
+    assert server.asked
+    assert all(start > 0 and not start <= latitude < stop for _, start, stop in server.asked)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunks": (500,), "compression": "lzf", "shuffle": True},
+        {"chunks": (500,), "scaleoffset": 0},
+        {"chunks": (500,), "compression": "szip"},
+    ],
+)
+def test_filters_that_only_h5py_knows_are_read_from_fetched_bytes(
+    server: RangeServer, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    if options.get("compression") == "szip" and not h5py.h5z.filter_avail(h5py.h5z.FILTER_SZIP):
+        pytest.skip("this h5py cannot write szip")
+    path = tmp_path / "a.h5"
+    values = np.random.default_rng(0).integers(0, 1000, 20_000).astype("i4")
+    data = track(20_000)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("gt1l/land_ice_segments")
+        for name, column in data.items():
+            group[name] = column
+        group.create_dataset("segment_id", data=values, **options)
+    source = data_source(variables={"n": Column("/{group}/land_ice_segments/segment_id")})
+    for cell in map(int, granule_layout(str(path), source, 6).cells()):
+        here, _ = read_rows([str(path)], cell, GRID, source, ["n"])
+        there, _ = read_rows([server.url(str(path))], cell, GRID, source, ["n"])
+        np.testing.assert_array_equal(there.columns["n"], here.columns["n"])

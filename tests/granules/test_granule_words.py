@@ -36,7 +36,8 @@ def no_memory(monkeypatch, spill=None):
     monkeypatch.setattr(words, "_spill", spill)
     monkeypatch.setattr(words, "_kept", OnceCache(0, spill.put))
     monkeypatch.setattr(chunks, "_spill", spill)
-    monkeypatch.setattr(chunks, "_kept", OnceCache(0, chunks._leaving))
+    monkeypatch.setattr(chunks, "_kept", OnceCache(0))
+    monkeypatch.setattr(chunks, "_coordinates", OnceCache(0, spill.put))
 
 
 def coordinates(counts):
