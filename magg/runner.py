@@ -130,6 +130,7 @@ def run(
         The summary: ``total_cells``, ``cells_with_data``, ``cells_empty``, ``cells_error``,
         ``cells_skipped`` (done before), ``total_obs`` (in the cells that this run wrote),
         ``rows_read``, ``rows_dropped`` (by reason), ``rows_unlocated``, ``granules_skipped``,
+        ``granules_stale`` (changed after the run began, and read without the index),
         ``retries``, ``wall_time_s``, ``store_path``, ``backend``, ``dry_run``, ``errors`` (one
         entry per failed cell: cell, type, message) and ``results`` (one entry per cell).
         ``backend="lambda"`` adds ``lambda_time_s``, ``gb_seconds``, ``estimated_cost_usd``,

@@ -69,6 +69,7 @@ class Tally:
             # Rows without a position are in no cell, so each granule's count once.
             "rows_unlocated": sum({g.granule: g.rows_unlocated for g in self._granules()}.values()),
             "granules_skipped": self._granules_skipped(),
+            "granules_stale": sorted({g.granule for g in self._granules() if g.stale}),
             "retries": retries,
             "wall_time_s": wall_time_s,
             "store_path": self.plan.store,

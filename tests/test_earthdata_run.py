@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import pickle
@@ -9,6 +10,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from magg import Catalog, run, wire
 from magg.cell import CellTask
 from magg.credentials import Access, BearerToken, Earthdata, S3Credentials, Secret
 from magg.errors import CatalogError, CredentialsError, GranuleError, PayloadError
+from magg.events import IndexStarted
 from magg.executors import CloudExecutor, offload
 from magg.executors.retry import Policy
 from magg.granules import open_source, use_access
@@ -411,3 +414,46 @@ def test_secrets_show_nothing_of_themselves():
     for shown in (secret, credentials, access, [access], {"x": secret}):
         for text in (repr(shown), str(shown), f"{shown}", f"{shown!s:>40}"):
             assert "very" not in text
+
+
+@pytest.mark.parametrize(("made", "used"), [("direct", "external"), ("external", "direct")])
+def test_an_index_that_is_made_by_one_way_serves_the_other(
+    config, archive, found, cells, expected, tmp_path, made, used
+):
+    part = found.subset(cells=cells)
+    part.save(tmp_path / "catalog.json")
+    built = part.build_index(with_access(config, made), progress=False)
+    assert built["errors"] == []
+    assert built["granules_surveyed"] == len(part.granules)
+    lines = gzip.decompress(Path(built["index_path"]).read_bytes()).decode()
+    assert not [secret for secret in archive.secrets if secret in lines]
+    heard = []
+    summary = run(
+        with_access(config, used),
+        catalog=part,
+        store=tmp_path / "out.zarr",
+        progress=heard.append,
+    )
+    assert not [event for event in heard if isinstance(event, IndexStarted)]  # all is still true
+    assert not summary["errors"]
+    assert numbers(summary) == expected
+    assert not archive.strangers
+
+
+def test_credentials_that_are_refused_in_a_survey_are_replaced(
+    config, archive, found, cells, tmp_path
+):
+    issue = archive.issue
+
+    def first_is_refused():
+        answer = issue()
+        if len(archive.issued) == 1:
+            archive.refused_keys.add(answer["accessKeyId"])
+        return answer
+
+    archive.issue = first_is_refused
+    part = found.subset(cells=cells[:1])
+    part.save(tmp_path / "catalog.json")
+    built = part.build_index(with_access(config, "direct"), progress=False)
+    assert built["errors"] == []
+    assert len(archive.issued) == 2

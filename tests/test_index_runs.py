@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -255,6 +257,7 @@ class TestChange:
         one = {"morton_cell": sorted(exact(changing))[0]}
         with_index = run(config, catalog=changing, store=tmp_path / "a.zarr", progress=False, **one)
         monkeypatch.undo()
+        assert with_index["granules_stale"] == [str(copies[1])]
         options = {"index": "off", "progress": False, **one}
         without = run(config, catalog=changing, store=tmp_path / "b.zarr", **options)
         assert told(with_index) == told(without)
@@ -515,6 +518,61 @@ class TestBucket:
         aws_environment(proxy.endpoint)
         assert remote.summary()["index"]["granules"] == 6
         assert len(proxy.requests) == 1
+
+
+class Web(BaseHTTPRequestHandler):
+    """A web server of one folder that nobody may write to."""
+
+    def do_GET(self):
+        path = Path(self.server.folder) / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, size = path.read_bytes(), path.stat().st_size
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        part = data[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{size}")
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{size}-{path.stat().st_mtime_ns}"')
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(saved, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    server.folder, server.daemon_threads = tmp_path, True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/catalog.json"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_catalog_on_the_web_has_its_index_there(web, saved, config, counting, plain, tmp_path):
+    options = {"catalog": web, "executor": counting}
+    _, notices = notices_of(lambda **more: run(config, store=tmp_path / "a", **options, **more))
+    assert notices == []  # it may have none
+    counting.submitted.clear()
+    build_index(saved, config, progress=False)
+    _, notices = notices_of(lambda **more: run(config, store=tmp_path / "b", **options, **more))
+    assert notices == []
+    assert set(counting.cells) == exact(saved)
+    Path(place_of(saved.location)).unlink()
+    counting.submitted.clear()
+    _, notices = notices_of(
+        lambda **more: run(config, store=tmp_path / "c", index="build", **options, **more)
+    )
+    assert any("serves this run alone" in notice for notice in notices)
+    assert set(counting.cells) == exact(saved)
+    for store in "abc":
+        assert_same_store(tmp_path / store, plain[0])
 
 
 def test_listeners_hear_of_the_survey_before_the_cells(saved, config, tmp_path):

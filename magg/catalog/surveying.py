@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from magg.config import DataSource
 from magg.credentials import Access
 from magg.errors import GranuleChangedError, GranuleError
-from magg.executors.retry import Kind
+from magg.executors.retry import Kind, classify
 from magg.failure import CellFailure, failure_of
 from magg.granules import forget_sources, open_source, use_access
 from magg.granules.entries import GranuleEntry, describe_datasets, survey
@@ -133,8 +133,10 @@ def _look(granule: str, version: Version) -> str:
             opened.ask_unchanged()
     except GranuleChangedError:
         return "changed"
-    except GranuleError:  # what is wrong shows when it is surveyed, or read
-        return "unseen"
+    except GranuleError as error:
+        if classify(error) is Kind.CREDENTIALS:
+            raise
+        return "unseen"  # what is wrong shows when it is surveyed, or read
     return "same"
 
 

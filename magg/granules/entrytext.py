@@ -1,7 +1,7 @@
 """Entries of a granule index as plain data, and back with every number checked.
 
 What is read here may have been written by anybody. Nothing in it can do more than name wrong
-places in the granule; docs/index.md describes it.
+places in the granule; docs/granule-index.md describes it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magg.config import DataSource
 from magg.granules.beams import BeamLayout
@@ -301,34 +302,37 @@ class _Unpacking:
         skipped = integers(masks) if masks else np.zeros(len(offsets), dtype=np.int64)
         datasets, at = {}, 0
         for path, kind in zip(self._paths, kinds, strict=True):
-            model = replace(
-                self._models[natural(kind)],
-                path=path.replace("{group}", name),
-            )
+            model = self._models[natural(kind)]
             check_table(-(-rows // model.chunk_rows))
             here = _chunks_with(first, last, model.chunk_rows) if model.direct else first[:0]
             part = slice(at, at + len(here))
             at = part.stop
             datasets[path] = self._filled(
-                model, rows, here, offsets[part], lengths_[part], skipped[part]
+                model,
+                path.replace("{group}", name),
+                rows,
+                here,
+                (offsets[part], lengths_[part], skipped[part]),
             )
         if not at == len(offsets) == len(skipped):
             raise EntryError("a beam has other chunks than its datasets")
         return self._layout(name, rows, datasets, first, last)
 
     def _filled(
-        self, model: DatasetLayout, rows: int, here: Any, offsets: Any, sizes: Any, masks: Any
+        self, model: DatasetLayout, path: str, rows: int, here: Any, known: Sequence[Any]
     ) -> DatasetLayout:
         """Return a layout with its rows and its chunk table, of which only a part is known."""
         count = -(-rows // model.chunk_rows) if model.direct else 0
         self._chunks += count
-        if self._chunks > _MOST_CHUNKS or len(here) != len(offsets):
+        if self._chunks > _MOST_CHUNKS or len(here) != len(known[0]):
             raise EntryError("there are too many chunks, or too few")
-        tables = [np.full(count, ELSEWHERE), np.zeros(count, np.int64), np.zeros(count, np.uint32)]
-        for table, known in zip(tables, (offsets, sizes, masks), strict=True):
-            table[here] = known
+        tables: list[NDArray[Any]] = [np.full(count, ELSEWHERE), np.zeros(count, np.int64)]
+        tables.append(np.zeros(count, np.uint32))
+        for table, part in zip(tables, known, strict=True):
+            table[here] = part
         return replace(
             model,
+            path=path,
             shape=(rows, *model.shape[1:]),
             offsets=tables[0],
             sizes=tables[1],
