@@ -30,8 +30,8 @@ parts=${MAGG_PARTS:-${SLURM_ARRAY_TASK_MAX:?set MAGG_PARTS to the number of part
 read -ra magg <<<"${MAGG:-magg}"
 read -ra options <<<"${MAGG_OPTIONS:-}"
 
-# Each process of an array has its cores; libraries would start a thread for each of the node's.
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# NumPy's library would start a thread for each core of the node, and none is of use here.
+export OPENBLAS_NUM_THREADS=1
 # Freed memory is kept for the next cell instead of being mapped anew.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", dest="timeout_s", type=int, metavar="SECONDS", help="default: 900"
     )
     use.add_argument("--concurrency", type=int, help="calls at once, reserved (default: shared)")
-    use.add_argument("--architecture", choices=("arm64", "x86_64"), help="default: arm64")
+    use.add_argument("--architecture", choices=("arm64", "x86_64"), help="default: x86_64")
     use.add_argument("--log-days", type=int, help="how long the log is kept (default: 30)")
     use.add_argument(
         "--write", action="append", metavar="S3_URL", help="where stores may be; may be given again"

@@ -93,7 +93,7 @@ def deploy(
         if todo.remove_first:
             there.delete(listen)
         if todo.kind == "create":
-            there.create(listen, **request)
+            _create(cloud, there, request, parameters["DataBucketName"], listen)
         else:
             there.update(listen, **request)
         buckets.remove_code(cloud, stack, frozenset(one.key for one in code.values()))
@@ -208,6 +208,19 @@ def _settings(
     # Somebody's own, which the stack must neither make nor keep.
     older = f"s3://{settings.bucket}"
     return replace(settings, bucket="", write=(*settings.write, older)), False
+
+
+def _create(
+    cloud: Cloud, there: Stack, request: dict[str, Any], bucket: str, listen: Listen
+) -> None:
+    try:
+        there.create(listen, **request)
+    except DeployError:
+        # A bucket outlives its stack even where that was never finished; the next attempt would
+        # take it for somebody else's.
+        if bucket:
+            buckets.remove_if_empty(cloud, bucket)
+        raise
 
 
 def _own_bucket(state: StackState) -> str:

@@ -40,7 +40,7 @@ class Settings:
     function_name : str
     state_machine : str
         Empty for none.
-    architecture : {"arm64", "x86_64"}
+    architecture : {"x86_64", "arm64"}
     memory_mb, timeout_s : int
         Of one call.
     concurrency : int, optional
@@ -70,7 +70,7 @@ class Settings:
     stack: str = "magg"
     function_name: str = "process-morton-cell"
     state_machine: str = "magg"
-    architecture: Architecture = "arm64"
+    architecture: Architecture = "x86_64"
     memory_mb: int = 2048
     timeout_s: int = 900
     concurrency: int | None = None

@@ -16,6 +16,7 @@ import pytest
 from test_template import as_list
 
 from magg.cli import main
+from magg.errors import DeployError
 
 boto3 = pytest.importorskip("boto3")
 
@@ -209,6 +210,18 @@ def test_a_bucket_with_data_is_never_destroyed(deploy):
     assert bucket_names() == ["mine-of-the-tests"]
 
 
+def test_an_attempt_that_failed_leaves_no_bucket(deploy, monkeypatch):
+    def fail(*_, **__):
+        place = {"LocationConstraint": "us-west-2"}
+        boto3.client("s3").create_bucket(Bucket="half-made", CreateBucketConfiguration=place)
+        raise DeployError("of no avail")
+
+    monkeypatch.setattr("magg.deploy.stack.Stack.create", fail)
+    status, told = deploy("--yes", "--bucket", "half-made")
+    assert (status, "of no avail" in told) == (2, True)
+    assert bucket_names() == [CODE]
+
+
 def test_a_bucket_that_was_there_before_is_used_and_never_destroyed(deploy):
     place = {"LocationConstraint": "us-west-2"}
     boto3.client("s3").create_bucket(Bucket="older", CreateBucketConfiguration=place)
@@ -292,5 +305,5 @@ def test_a_profile_that_is_not_there_is_told(deploy):
 def test_a_package_that_was_not_built_is_told_with_the_command_that_builds_it(deploy, tmp_path):
     status, told = deploy("--yes", "--package", str(tmp_path), package=False)
     assert status == 2
-    assert "scripts/build_lambda.py --architecture arm64" in told
+    assert "scripts/build_lambda.py --architecture x86_64" in told
     assert all_that_is_there() == nothing()

@@ -170,7 +170,7 @@ def test_buckets_of_stores_outlive_the_stack_and_are_closed(resources):
 
 def test_the_function_is_what_was_asked_for():
     settings = Settings(
-        function_name="cells", memory_mb=4096, timeout_s=300, concurrency=50, architecture="x86_64",
+        function_name="cells", memory_mb=4096, timeout_s=300, concurrency=50, architecture="arm64",
         log_days=7,
     )  # fmt: skip
     resources = Template(**settings.parameters(False)).resources()
@@ -178,7 +178,7 @@ def test_the_function_is_what_was_asked_for():
     assert function["FunctionName"] == "cells"
     assert (function["MemorySize"], function["Timeout"]) == ("4096", "300")
     assert function["ReservedConcurrentExecutions"] == "50"
-    assert function["Architectures"] == ["x86_64"]
+    assert function["Architectures"] == ["arm64"]
     assert function["Runtime"] == f"python{wheels.version_text()}"
     assert resources["Dependencies"]["Properties"]["CompatibleRuntimes"] == [function["Runtime"]]
     log = resources["Log"]["Properties"]
@@ -239,7 +239,7 @@ def test_the_template_takes_all_settings_and_fits_into_a_request():
 @pytest.mark.parametrize("region", ["us-west-2", "us-gov-west-1", "cn-north-1"])
 def test_settings_are_found_again_in_the_stack(region):
     settings = Settings(
-        stack="s", function_name="f", state_machine="", architecture="x86_64", memory_mb=512,
+        stack="s", function_name="f", state_machine="", architecture="arm64", memory_mb=512,
         timeout_s=30, concurrency=7, log_days=3, bucket="mine", write=("s3://one", "s3://two/c/d"),
         read=("s3://three/f",), permissions_boundary="arn:aws:iam::123456789012:policy/p",
         tags={"owner": "me"}, region=region,
