@@ -301,8 +301,8 @@ def test_a_part_of_the_earth_is_drawn_and_counted_alone(antarctic: Path) -> None
     ]
 
 
-def test_more_than_three_variables_go_into_rows(antarctic: Path) -> None:
-    figure = plot(antarctic, variables=["h_mean", "count", "h_mean", "count"])
+def test_more_than_three_variables_go_into_rows(antarctic_store) -> None:
+    figure = plot(antarctic_store.path, variables=["h_mean", "count", "h_low", "beams"])
     boxes = [axes.get_position() for axes in panels(figure)]
     assert len({round(box.y0, 3) for box in boxes}) == 2
     assert boxes[3].x0 == boxes[0].x0
