@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.path import Path as MplPath
 
 from magg.errors import MissingExtraError, StoreError, StoreNotFoundError
 from magg.grid import centres, locate, nested_ids, words_of
@@ -270,6 +271,53 @@ def test_parallels_around_the_pole_are_labelled_inside() -> None:
     assert places["88°N"][0] == "inside"
     assert places["30°W"][0] == places["60°W"][0] == "bottom"  # 45 degrees west is down
     assert places["120°E"][0] == "top"
+
+
+def test_cells_at_the_edges_of_the_map_show_on_both_and_leave_no_gap(tmp_path: Path) -> None:
+    figure = plot(store_of(tmp_path / "store.zarr", np.arange(12 * 4**2), order=2))
+    outlines = polygons(figure)
+    west, east = panels(figure)[0].get_xlim()
+    south, north = panels(figure)[0].get_ylim()
+    assert len(outlines) > 12 * 4**2
+    x, y = np.meshgrid(np.linspace(west, east, 60)[1:-1], np.linspace(south, north, 40)[1:-1])
+    covered = np.zeros(x.shape, dtype=bool)
+    for outline in outlines:
+        covered |= MplPath(outline).contains_points(np.c_[x.ravel(), y.ravel()]).reshape(x.shape)
+    assert covered.mean() > 0.995  # sides are drawn as eight straight pieces
+
+
+# --- parts and rows --------------------------------------------------------------------------
+
+
+def test_a_part_of_the_earth_is_drawn_and_counted_alone(antarctic: Path) -> None:
+    store = zarr.open_group(antarctic, mode="r")
+    lon = centres(store["12/morton"][:33])[1]
+    figure = plot(antarctic, within=(-102.0, -77.0, float(np.median(lon)), -74.0))
+    shown = len(polygons(figure))
+    assert 15 <= shown <= 20
+    assert any(text.startswith(f"{shown} cells with data") for text in words_in(figure))
+    assert words_in(plot(antarctic, within="greenland")) == [
+        "No cells with data\nh_mean, count at order 12"
+    ]
+
+
+def test_more_than_three_variables_go_into_rows(antarctic_store) -> None:
+    figure = plot(antarctic_store.path, variables=["h_mean", "count", "h_low", "beams"])
+    boxes = [axes.get_position() for axes in panels(figure)]
+    assert len({round(box.y0, 3) for box in boxes}) == 2
+    assert boxes[3].x0 == boxes[0].x0
+    assert boxes[3].y1 < boxes[0].y0
+
+
+def test_the_command_line_draws_parts_and_orders(antarctic: Path, tmp_path: Path, capsys) -> None:
+    from magg.cli import main
+
+    picture = tmp_path / "map.png"
+    arguments = ["plot", str(antarctic), "-o", str(picture), "--variables", "h_mean"]
+    assert main([*arguments, "--variable", "count", "--bbox=-102,-77,-100,-74"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main([*arguments, "--order", "11"]) == 2
+    assert "it has the orders [12]" in capsys.readouterr().err
 
 
 # --- files, errors, manners ------------------------------------------------------------------

@@ -235,6 +235,11 @@ def _dress(axes: Axes, name: str, timeline: Timeline) -> None:
             ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
         )
         axes.set_xlabel("UTC", fontsize=8, color=QUIET)
+        # All may have ended within one second, which is no range of dates.
+        first, last = timeline.ended.min(), timeline.ended.max()
+        margin = max(30.0, 0.02 * (last - first))
+        ends = np.array([first - margin, last + margin]).astype("datetime64[s]")
+        axes.set_xlim(ends[0], ends[1])
     else:
         scale, unit = _unit(timeline)
         axes.set_xlim(0, 1.01 * max(timeline.ended.max() / scale, 1e-3))
