@@ -21,6 +21,7 @@ from index_runs import (
     told,
     write_lines,
 )
+from pyramids import with_orders
 
 import magg.granules.layout
 from magg import Catalog, build_index, run
@@ -85,6 +86,18 @@ def test_real_granules_give_the_same_store(real_granules, config, tmp_path, forg
     assert without["total_obs"] == with_index["total_obs"] == 5_224
     assert told(without) == told(with_index)
     assert_same_store(tmp_path / "a.zarr", tmp_path / "b.zarr")
+
+
+def test_coarser_orders_are_the_same_with_an_index(config, saved, tmp_path, forget):
+    config = with_orders(config, coarsest_order=0, state=True)
+    for name, index in (("a.zarr", "off"), ("b.zarr", "build")):
+        run(config, catalog=saved, store=tmp_path / name, index=index, progress=False)
+        assert describe(tmp_path / name)["cells"]["empty"] > 0
+    one, other = (contents(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    chunks = [name for name in one if "/c/" in name]
+    assert {name.partition("/")[0] for name in chunks} > {str(order) for order in range(13)}
+    assert [name for name in chunks if one[name] != other.pop(name)] == []
+    assert not [name for name in other if "/c/" in name]
 
 
 def test_a_run_without_an_index_asks_for_none(saved, config, counting, plain, tmp_path):
