@@ -213,9 +213,8 @@ class _Selection:
         while step:
             further = found + step
             inside = further <= self._sizes
-            further *= inside
             further += before
-            values = self._values.take(further, mode="clip")
+            values = self._values.take(further, mode="clip")  # what is not inside does not count
             np.less_equal(values[0], floor, out=smaller[0])
             np.less(values[1], ceiling, out=smaller[1])
             inside &= smaller
