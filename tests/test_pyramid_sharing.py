@@ -145,6 +145,24 @@ def test_consolidation_leaves_out_a_cell_that_somebody_is_writing(pyramid, older
     assert during == [set(pyramid.small.cells) - {cell}]
 
 
+def test_consolidation_leaves_out_a_cell_whose_worker_has_only_begun(pyramid, older, monkeypatch):
+    cell = changed_cells(pyramid)[0]
+    task, withdraw = newer_task(pyramid, older, cell), shared.withdraw
+
+    def meanwhile(*arguments):
+        withdraw(*arguments)
+        consolidate(str(older))  # the cell still has its former record
+
+    def fails(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shared, "withdraw", meanwhile)
+    monkeypatch.setattr(magg.cell, "write_chunks", fails)
+    assert process_cell(task).error is not None
+    assert read_manifest(open_objects(older)).cells.keys() == set(pyramid.small.cells) - {cell}
+    pyramid.assert_claims_nothing_false(older)
+
+
 def test_a_process_that_was_taken_for_dead_while_it_consolidated_leaves_nothing_of_its_own(
     pyramid, older, monkeypatch
 ):
