@@ -115,6 +115,19 @@ def test_appended_cells_are_in_every_order(pyramid, catalog, region, tmp_path):
         assert set(ids.tolist()) == set(cells_at(pyramid, order)[0].tolist())
 
 
+def test_a_cell_without_observations_is_empty_at_every_order(pyramid, catalog, tmp_path):
+    far, store = "1111111", tmp_path / "s.zarr"
+    assert far not in catalog.cells
+    cells = {**catalog.cells, far: next(iter(catalog.cells.values()))[:1]}
+    config = atl06(coarsest_order=0)
+    summary = run(config, catalog=Catalog(6, cells), store=store, progress=False)
+    assert summary["cells_empty"] == 1
+    for order in ALL:
+        counts = cells_at(store, order)[1]["count"]
+        assert counts.sum() == cells_at(pyramid, order)[1]["count"].sum()
+        assert (counts == 0).sum() >= 1
+
+
 def test_overwriting_with_fewer_orders_leaves_none_of_the_others(catalog, tmp_path):
     store = tmp_path / "s.zarr"
     run(atl06(coarsest_order=8), catalog=catalog, store=store, progress=False)
