@@ -1,6 +1,6 @@
 """What statistics cost: CPU time a row against a floor and pandas, and memory at 10 million rows.
 
-Run it as ``python benchmarks/statistics.py``. Rows are those of one parent cell: straight tracks
+Run it as ``python benchmarks/aggregation.py``. Rows are those of one parent cell: straight tracks
 over its 64 x 64 child cells, 80 rows per cell width, as ATL06 segments of 20 m lie in cells of
 1.6 km; "shuffled" is the same rows in random order, the worst case. The floor is one sort of the
 float32 heights and one copy of each column. pandas starts from a frame that is already made.
@@ -151,12 +151,13 @@ def extra_memory(folder: Path) -> float:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return float("nan")
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     aggregate(statistics, child, columns, CHILDREN)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(key: str) -> float:
+def resident(key: str) -> float:
+    """Return a number of MB that Linux keeps about this process, such as "VmRSS"."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 

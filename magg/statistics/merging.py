@@ -57,7 +57,7 @@ def is_state(node: Node) -> bool:
 
 def leaves_of(roots: Iterable[Node]) -> list[Node]:
     """Return the states and order statistics that nodes rest on, and what merging these needs."""
-    leaves: dict[str, Node] = {}
+    leaves: list[Node] = []
     seen: set[str] = set()
     stack = list(roots)
     while stack:
@@ -65,26 +65,21 @@ def leaves_of(roots: Iterable[Node]) -> list[Node]:
         if node.key in seen:
             continue
         seen.add(node.key)
-        if is_state(node):
-            stack.extend(_centre(node))
-        else:
-            stack.extend(node.inputs)
-        if is_state(node) or node.order is not None:
-            leaves[node.key] = node
-    return list(leaves.values())
+        state = is_state(node)
+        stack.extend(_centre(node) if state else node.inputs)
+        if state or node.order is not None:
+            leaves.append(node)
+    return leaves
 
 
-def states_of(roots: Iterable[Node]) -> list[Node]:
-    """Return the states that nodes rest on; those that others need to be merged come first."""
-    states = [node for node in leaves_of(roots) if is_state(node)]
-    return sorted(states, key=lambda node: len(_centre(node)))
+def states_among(leaves: Iterable[Node]) -> list[Node]:
+    """Return the states among `leaves_of` nodes; what others need to be merged comes first."""
+    return sorted(filter(is_state, leaves), key=lambda node: len(_centre(node)))
 
 
-def order_statistics_of(roots: Iterable[Node]) -> list[Node]:
-    """Return the order statistics that nodes rest on and that are of rows as they are."""
-    return [
-        node for node in leaves_of(roots) if node.order is not None and is_local(node.inputs[0])
-    ]
+def order_statistics_among(leaves: Iterable[Node]) -> list[Node]:
+    """Return the order statistics among `leaves_of` nodes that are of rows as they are."""
+    return [node for node in leaves if node.order is not None and is_local(node.inputs[0])]
 
 
 def centres_of(states: Iterable[Node]) -> list[Node]:
@@ -98,7 +93,7 @@ def merge(states: Iterable[Node], values: Mapping[str, Array], starts: NDArray[n
     Parameters
     ----------
     states : iterable of Node
-        As `states_of` orders them.
+        As `states_among` orders them.
     values : mapping of str to ndarray, shape (n,)
         Of the states and of their `centres_of`.
     starts : ndarray of int, shape (m,)

@@ -174,10 +174,8 @@ class _Selection:
         has_ceiling: NDArray[np.bool_],
     ) -> tuple[Array, Array]:
         """Return the values of ranks, shape (t, m), which lie between a floor and a ceiling."""
-        # Count in each run what is at most the floor, and what is below the ceiling.
-        begin = self._count(self._for_runs(floor), closed=True)
-        begin[~self._for_runs(has_floor)] = 0
-        end = self._count(self._for_runs(ceiling), closed=False)
+        begin, end = self._count(self._for_runs(np.stack([floor, ceiling])))
+        begin *= self._for_runs(has_floor)
         end = np.where(self._for_runs(has_ceiling), end, self._sizes)
         before = np.add.reduceat(begin, self._first_runs, axis=1)
         until = np.add.reduceat(end, self._first_runs, axis=1)
@@ -204,11 +202,12 @@ class _Selection:
         of_cells = np.add.reduceat(sizes, first_runs)
         return self._values.take(places), np.cumsum(of_cells) - of_cells, of_cells
 
-    def _count(self, bounds: Array, *, closed: bool) -> Indices:
-        # How many values of each run are below bounds, or equal too if closed: a binary search in
-        # all runs at once, with steps of powers of two.
-        compare = np.less_equal if closed else np.less
+    def _count(self, bounds: Array) -> Indices:
+        # How many values of each run are at most the floor, and how many below the ceiling: a
+        # binary search in all runs at once, with steps of powers of two.
+        floor, ceiling = bounds
         found = np.zeros(bounds.shape, dtype=np.intp)
+        smaller = np.empty(bounds.shape, dtype=np.bool_)
         before = self._starts - 1
         step = 1 << int(self._sizes.max()).bit_length() >> 1
         while step:
@@ -216,18 +215,21 @@ class _Selection:
             inside = further <= self._sizes
             further *= inside
             further += before
-            inside &= compare(self._values.take(further, mode="clip"), bounds)
+            values = self._values.take(further, mode="clip")
+            np.less_equal(values[0], floor, out=smaller[0])
+            np.less(values[1], ceiling, out=smaller[1])
+            inside &= smaller
             found += step * inside
             step >>= 1
         return found
 
     def _for_runs(self, of_cells: NDArray[np.generic]) -> Array:
-        return np.repeat(of_cells, self._runs_of_cells, axis=1)
+        return np.repeat(of_cells, self._runs_of_cells, axis=-1)
 
 
 def _step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
     # With this the samples of a level cost about as much as what lies between them.
-    step = (sizes.sum() / (2 * targets * sizes.size)) ** 0.5
+    step = (sizes.sum() / (targets * sizes.size)) ** 0.5
     if digests:
         # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
         # 0.024 % of the rows of a cell that is alone in its order.

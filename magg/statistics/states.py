@@ -26,8 +26,8 @@ from magg.statistics.merging import (
     leaves_of,
     merge,
     mergeable,
-    order_statistics_of,
-    states_of,
+    order_statistics_among,
+    states_among,
 )
 from magg.statistics.segments import Array, Form, Kind, Node, OrderStatistic, reachable
 
@@ -172,8 +172,9 @@ class Kept:
             name: compiled for name, compiled in statistics.items() if how[name] != "none"
         }
         roots = [compiled.node for compiled in self.statistics.values()]
-        self.states = states_of([COUNT, *roots])
-        self._order_statistics = order_statistics_of(roots)
+        leaves = leaves_of([COUNT, *roots])
+        self.states = states_among(leaves)
+        self._order_statistics = order_statistics_among(leaves)
         ordered = {node.inputs[0].key: node.inputs[0] for node in self._order_statistics}
         self.digests = {_name("digest", node): node for node in ordered.values()}
         """What is ordered, by the names of the digests of it."""
@@ -197,7 +198,7 @@ class Kept:
             node.key: np.asarray(state[names[node.key]]).astype(_working(node), copy=False)
             for node in given
         }
-        complete = [node for node in given if all(leaf.key in values for leaf in states_of([node]))]
+        complete = [node for node in given if all(leaf.key in values for leaf in leaves_of([node]))]
         return values, complete
 
     def arrays(self, values: Mapping[str, Array], states: list[Node]) -> dict[str, Array]:
