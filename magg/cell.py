@@ -216,7 +216,7 @@ def _read(
             if task.on_granule_error == "fail" or passing or error.granule not in granules:
                 raise
             granules.remove(error.granule)
-            skipped.append(SkippedGranule(error.granule, str(error)))
+            skipped.append(SkippedGranule(redact(error.granule), str(error)))
         else:
             return rows, tuple(read), tuple(skipped)
 
