@@ -220,7 +220,7 @@ def _read(
             if task.on_granule_error == "fail" or passing or error.granule not in granules:
                 raise
             granules.remove(error.granule)
-            skipped.append(SkippedGranule(error.granule, str(error)))
+            skipped.append(SkippedGranule(redact(error.granule), str(error)))
         else:
             reads = dict(zip(granules, read, strict=True)) | known.reads_without_rows()
             return rows, tuple(reads[g] for g in task.granules if g in reads), tuple(skipped)
