@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from magg.config import PipelineConfig, compile_statistics
-from magg.credentials import Access
+from magg.credentials import Access, redact
 from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
 from magg.failure import CellFailure, failure_of
