@@ -2,8 +2,8 @@
 
 moto tags nothing that a stack makes, gives layers no name and functions no architecture, deletes
 neither layers nor managed policies, updates no stack with a layer, keeps statements that a
-condition leaves out, and rolls nothing back. What depends on that is for `test_template.py`, or
-for `test_stack.py` by a client that follows a script.
+condition leaves out, and rolls nothing back. What depends on that is for `test_deploy_template.py`,
+or for `test_stack.py` by a client that follows a script.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 
 import pytest
-from test_template import as_list
+from intrinsics import as_list
 
 from magg.cli import main
 from magg.errors import DeployError
@@ -96,8 +96,10 @@ def test_the_roles_that_come_of_it_may_do_what_the_template_says_and_no_more(dep
     for role in iam.list_roles()["Roles"]:
         for policy in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
             document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=policy)
-            # moto returns what Python makes of it, not JSON.
-            for one in ast.literal_eval(document["PolicyDocument"])["Statement"]:
+            found = document["PolicyDocument"]
+            # moto returns what Python makes of a role's own policies, not JSON.
+            found = ast.literal_eval(found) if isinstance(found, str) else found
+            for one in found["Statement"]:
                 assert one["Effect"] == "Allow"
                 allowed[one["Sid"]] = as_list(one["Resource"])
     account = "us-west-2:123456789012"
