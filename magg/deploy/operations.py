@@ -70,7 +70,9 @@ def deploy(
     if earthdata_token or not known.exists:
         parameters[plan.SECRET] = earthdata_token
     with tempfile.TemporaryDirectory(prefix="magg-deploy-") as scratch:
-        code = {} if settings.image else _code(settings, stack, built or Path(scratch), built)
+        code = {}
+        if not settings.image:
+            code = _code(settings, stack, Path(scratch), built, listen)
         parameters |= {"CodeBucket": cloud.code_bucket} if code else {}
         parameters |= {parameter: one.key for parameter, one in code.items()}
         todo = plan.make_plan(known, template, parameters, settings.all_tags, stack)
@@ -229,10 +231,14 @@ def _own_bucket(state: StackState) -> str:
 
 
 def _code(
-    settings: Settings, stack: str, folder: Path, built: Path | None
+    settings: Settings, stack: str, scratch: Path, built: Path | None, listen: Listen
 ) -> dict[str, buckets.Upload]:
-    make = package.build if built is None else package.find
-    return buckets.uploads(make(settings.architecture, folder), stack)
+    if built is not None:
+        return buckets.uploads(package.find(settings.architecture, built), stack)
+    listen("building the package (half a minute; --package takes one that is built)")
+    made = package.build(settings.architecture, scratch)
+    listen(package.describe(made))
+    return buckets.uploads(made, stack)
 
 
 def _announce(

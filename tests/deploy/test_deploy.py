@@ -16,6 +16,7 @@ import pytest
 from intrinsics import as_list
 
 from magg.cli import main
+from magg.deploy import package
 from magg.errors import DeployError
 
 boto3 = pytest.importorskip("boto3")
@@ -302,6 +303,21 @@ def test_a_profile_that_is_not_there_is_told(deploy):
     status, told = deploy("--status", "--profile", "nobody", package=False)
     assert status == 2
     assert "nobody" in told
+
+
+def test_without_a_package_one_is_built_and_described(deploy, monkeypatch, tiny_package):
+    asked = []
+
+    def build(architecture, folder):
+        asked.append(architecture)
+        return package.find(architecture, tiny_package)
+
+    monkeypatch.setattr("magg.deploy.package.build", build)
+    status, told = deploy("--dry-run", "--architecture", "arm64", package=False)
+    assert (status, asked) == (0, ["arm64"])
+    assert "MB zipped" in told
+    assert deploy("--dry-run", "--image", IMAGE, package=False)[0] == 0
+    assert len(asked) == 1
 
 
 def test_a_package_that_was_not_built_is_told_with_the_command_that_builds_it(deploy, tmp_path):
