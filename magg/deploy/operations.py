@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from magg.deploy.cloud import Cloud
 from magg.deploy.errors_of_aws import told
 from magg.deploy.settings import Settings, load_template
 from magg.deploy.stack import EMPTY, Listen, Stack, StackState
-from magg.errors import AccessDeniedError, DeployError
+from magg.errors import AccessDeniedError, DeployError, MaggError
 
 Ask = Callable[[str], bool]
 
@@ -75,9 +76,7 @@ def deploy(
             code = _code(settings, stack, Path(scratch), built, listen)
         parameters |= {"CodeBucket": cloud.code_bucket} if code else {}
         parameters |= {parameter: one.key for parameter, one in code.items()}
-        todo = plan.make_plan(known, template, parameters, settings.all_tags, stack)
-        if state.exists and not known.exists:
-            todo = plan.make_plan(state, template, parameters, settings.all_tags, stack)
+        todo = plan.make_plan(state, template, parameters, settings.all_tags, stack)
         _announce(cloud, stack, todo, parameters, code, listen)
         if dry_run:
             return {}
@@ -221,7 +220,8 @@ def _create(
         # A bucket outlives its stack even where that was never finished; the next attempt would
         # take it for somebody else's.
         if bucket:
-            buckets.remove_if_empty(cloud, bucket)
+            with contextlib.suppress(MaggError):  # what failed first is what matters
+                buckets.remove_if_empty(cloud, bucket)
         raise
 
 

@@ -237,6 +237,14 @@ def test_a_bucket_that_was_there_before_is_used_and_never_destroyed(deploy):
     assert bucket_names() == ["older"]
 
 
+def test_a_bucket_in_another_region_is_refused(deploy):
+    place = {"LocationConstraint": "eu-central-1"}
+    s3 = boto3.client("s3", region_name="eu-central-1")
+    s3.create_bucket(Bucket="far-away", CreateBucketConfiguration=place)
+    status, told = deploy("--yes", "--bucket", "far-away")
+    assert (status, "deploy there (--region eu-central-1)" in told) == (2, True), told
+
+
 def test_code_of_others_in_the_bucket_of_code_stays(deploy):
     deploy(*YES)
     deploy(*YES, "--stack", "other", "--function-name", "other", "--state-machine", "other")
