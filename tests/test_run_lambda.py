@@ -147,7 +147,7 @@ def test_the_command_line_shows_the_cost(
 
 def test_events_tell_the_cost_so_far(config, remote_catalog, s3_bucket, function):
     events = []
-    summary = on_lambda(config, remote_catalog, s3_bucket, progress=events.append)
+    _, summary = on_lambda(config, remote_catalog, s3_bucket, progress=events.append)
     costs = [event.cost_usd for event in events if hasattr(event, "cost_usd")]
     assert costs == sorted(costs)
     assert costs[-1] > 0
