@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from magg.errors import StoreError
 from magg.maps.figure import check_matplotlib
 from magg.maps.panel import FAINT, GROUND, INK, QUIET
 from magg.maps.timeline import Timeline, lanes, of_moments, of_summary
-from magg.results.axis import open_root
-from magg.store.declared import parent_cells
+from magg.results.axis import open_root, parents_of
 from magg.store.history import history
 from magg.store.open import DEFAULT_REGION
 
@@ -77,7 +77,9 @@ def plot_summary(
         timeline = of_summary(summary)
     else:
         place = os.fspath(summary)
-        parents = parent_cells(open_root(place, region))
+        parents = parents_of(open_root(place, region))
+        if parents is None:
+            raise StoreError(f"{place} is a Zarr store, but none of magg")
         timeline = of_moments(history(place, region), len(parents))
     return _draw(timeline, title or timeline.title, dpi).written(path)
 
