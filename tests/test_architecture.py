@@ -105,7 +105,7 @@ def test_files_stay_small():
 
 
 def test_the_house_stays_small():
-    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 12_000
+    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 13_000
 
 
 def code_lines(path):
