@@ -1,4 +1,4 @@
-"""Listeners that show a run: a rich bar in a terminal or notebook, plain log lines elsewhere."""
+"""Listeners that show a run: a bar in a terminal or notebook, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from magg.events import (
     RunFinished,
     RunStarted,
 )
+from magg.html.live import NotebookBar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,8 @@ def make_listener(progress: bool | Listener | None) -> Listener:
         return progress
     if progress is False:
         return _ignore
+    if in_notebook():
+        return NotebookBar()
     return Bar() if progress or _is_watched() else LogLines()
 
 
@@ -49,7 +52,7 @@ def _ignore(_: Event) -> None:
 
 
 def _is_watched() -> bool:
-    return sys.stderr.isatty() or in_notebook()
+    return sys.stderr.isatty()
 
 
 def in_notebook() -> bool:
@@ -225,10 +228,7 @@ class SurveyBar:
 
 
 def _console() -> Console:
-    """Return where bars are drawn.
-
-    A notebook shows what goes to its output cell; a terminal keeps stdout for results.
-    """
+    """Return where bars are drawn: a terminal keeps stdout for results."""
     from rich.console import Console
 
-    return Console() if in_notebook() else Console(stderr=True)
+    return Console(stderr=True)
