@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from magg.amounts import dollars
 from magg.events import (
     CellFinished,
     Event,
@@ -111,7 +112,7 @@ class LogLines:
                 self._done / max(elapsed, 1e-9),
             )
             if event.cost_usd is not None:
-                logger.info("estimated cost so far: $%.2f", event.cost_usd)
+                logger.info("estimated cost so far: %s", dollars(event.cost_usd))
 
 
 class Bar:
@@ -190,7 +191,7 @@ class Bar:
             observations=self._observations,
             errors=f"[red]{self._errors} errors" if self._errors else "",
             rate=f"{done / elapsed:.1f} cells/s" if elapsed > 0 else "",
-            cost="" if event.cost_usd is None else f"[green]${event.cost_usd:.2f}",
+            cost="" if event.cost_usd is None else f"[green]{dollars(event.cost_usd)}",
         )
 
 

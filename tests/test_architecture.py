@@ -45,6 +45,7 @@ FLOORS = {
     "wire": 1,
     "yamltext": 1,
     "events": 1,
+    "amounts": 1,
     "projections": 1,
     "errors": 0,
 }

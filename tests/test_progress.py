@@ -15,7 +15,6 @@ from magg.events import (
     RunFinished,
     RunStarted,
 )
-from magg.html.live import duration
 from magg.progress import Bar, LogLines, make_listener
 
 
@@ -145,11 +144,3 @@ def test_a_notebook_shows_the_survey_and_the_run_below_each_other(notebook):
     assert "granule b.h5 cannot be surveyed: gone" in notebook[0]["text/html"]
     assert run.startswith("3 of 3 cells")
     assert "gone" not in notebook[1]["text/html"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min 01 s"), (3_900, "1 h 05 min")],
-)
-def test_durations_are_told_in_units_that_suit_them(seconds, text):
-    assert duration(seconds) == text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from magg.amounts import dollars, duration
 from magg.events import (
     CellFinished,
     Event,
@@ -37,6 +38,7 @@ class NotebookBar:
         self._notices: list[str] = []
         self._failures: list[str] = []
         self._shown = 0.0
+        self._spent: float | None = None
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -55,13 +57,15 @@ class NotebookBar:
             self._show()
         elif isinstance(event, RunFinished | IndexFinished):
             self._is_over = True
+            if isinstance(event, RunFinished):
+                self._spent = event.summary.get("wall_time_s")  # the planning before it too
             self._show()
 
     def _open(self, what: str, total: int, backend: str, before: int) -> None:
         self._what, self._total, self._backend, self._before = what, total, backend, before
         self._done = self._observations = self._errors = 0
         self._handle, self._cost, self._notices, self._failures = None, None, [], []
-        self._began, self._is_over = time.monotonic(), False
+        self._began, self._is_over, self._spent = time.monotonic(), False, None
         self._show()
 
     def _count(self, what: str, error: str | None) -> None:
@@ -92,7 +96,7 @@ class NotebookBar:
             self._handle.update(bundle, raw=True)
 
     def _line(self) -> str:
-        spent = time.monotonic() - self._began
+        spent = self._spent or time.monotonic() - self._began
         parts = [f"{self._done:,} of {self._total:,} {self._what}"]
         if self._before:
             parts.append(f"{self._before:,} done before")
@@ -101,18 +105,9 @@ class NotebookBar:
         if self._errors:
             parts.append(f"{self._errors:,} failed")
         if self._cost is not None:
-            parts.append(f"about ${self._cost:.2f}")
+            parts.append(f"about {dollars(self._cost)}")
         if self._is_over:
             parts.append(f"{duration(spent)} on {self._backend}")
         elif self._done:
             parts.append(f"{duration(spent * (self._total - self._done) / self._done)} left")
         return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
