@@ -104,9 +104,21 @@ def hub(amazon, s3_server):
 
 
 @pytest.fixture
-def account(amazon, tiny_package):
-    """An empty account, and a package that needs not be built."""
-    return amazon({}) | {"MAGG_PACKAGE": str(tiny_package)}
+def account(amazon, tiny_package, moto_server):
+    """An account that is empty before and after, and a package that needs not be built."""
+    known = amazon({})
+    yield known | {"MAGG_PACKAGE": str(tiny_package)}
+    boto3 = pytest.importorskip("boto3")
+
+    keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "x")
+    session = boto3.session.Session(region_name="us-west-2", **keys)
+
+    def client(service):
+        return session.client(service, endpoint_url=moto_server)
+
+    assert client("s3").list_buckets()["Buckets"] == []
+    assert client("lambda").list_functions()["Functions"] == []
+    assert client("cloudformation").describe_stacks()["Stacks"] == []
 
 
 @pytest.fixture
