@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 CONTRACTS ?= tests/executors/test_*_contract.py
 
-.PHONY: demo test slow contract live lint bench clean
+.PHONY: demo test slow contract live lint bench examples clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
@@ -34,6 +34,10 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+# Runs the notebooks and keeps their outputs.
+examples: $(VENV)/.test
+	MAGG_KEEP_EXAMPLES=1 $(BIN)/python -m pytest -n $(WORKERS) tests/test_examples.py -k top_to_bottom
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

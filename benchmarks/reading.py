@@ -10,11 +10,12 @@ Opening a connection costs nothing here, and there is no TLS. With ``--server se
 server stands behind a proxy that does the same; it needs more time for hundreds of small ranges at
 once than the line, so that the line under "obstore alone" is then the one to compare with.
 
-The limit is the bytes of the chunks that hold rows of the cell, at 75 MB/s in all, and one round
-trip where the layouts are given; three where nothing is known, because metadata come before
-latitudes and these before rows. What must be moved to know which rows to read (metadata and all
-latitudes: rows are found, not guessed from footprints) is not in the limit; the time that it alone
-takes is printed. Peers are told which rows to read. Every contestant is a process of its own; the
+The limit is the needed bytes, at 75 MB/s in all, and the round trips that depend on each other.
+Where the layouts are given that is one trip, and the chunks that hold rows of the cell. Where
+nothing is known it is three, because metadata come before latitudes and these before rows, and all
+three are needed: rows are found, not guessed from footprints. The ratio to what the rows alone
+would take, as if somebody had told where they are, is printed too. Peers are told which rows to
+read. Every contestant is a process of its own; the
 proxy's and the server's CPU time are printed beside each, because they share its machine.
 """
 
@@ -254,15 +255,14 @@ def report(
     """Print the table and the verdicts; return how many targets are missed."""
     needed = needed_bytes(layouts, spec["cell"])
     limit = LATENCY_S + needed / 1e6 / TOTAL_MB_S
-    limit_unknown = limit + 2 * LATENCY_S
     to_know = latitude_bytes(layouts) + GRANULES * HEAD_BYTES
+    limit_unknown = 3 * LATENCY_S + (needed + to_know) / 1e6 / TOTAL_MB_S
     rows = sum(stop - start for beams in spec["rows"].values() for start, stop in beams.values())
     size = sum(layout.size for layout in layouts.values()) / 1e6
     print(
         f"\n{kind}: {GRANULES} granules x 6 beams, {size:,.0f} MB; {rows:,} rows in the cell, "
         f"{needed / 1e6:.1f} MB needed\nlimit {limit:.2f} s (one round trip), knowing nothing "
-        f"{limit_unknown:.2f} s (three); heads and latitudes are {to_know / 1e6:.0f} MB more, "
-        f"{to_know / 1e6 / TOTAL_MB_S:.2f} s\n"
+        f"{limit_unknown:.2f} s (three, and {to_know / 1e6:.0f} MB of heads and latitudes)\n"
         f"{software}, medians of {len(found[KNOWN]['rounds'])} rounds (peers: one)\n"
     )
     columns = f"{'wall s':>9}{'x limit':>9}{'CPU s':>8}{'MB':>8}{'requests':>10}{'extra MB':>10}"
@@ -286,7 +286,11 @@ def report(
         ("wall time", layouts_took["wall"], nothing["wall"] - known["wall"]),
     ):
         print(f"In {what} it has paid for itself after {cost / less:.1f} cells of all 12 granules.")
-    print()
+    told = limit + 2 * LATENCY_S
+    print(
+        f"Where nothing is known, a cell takes {nothing['wall'] / told:.1f} times what its rows "
+        "alone would take after three round trips.\n"
+    )
     answers = {name: took["answer"] for name, took in found.items() if name != BYTES}
     differing = [name for name, one in answers.items() if not np.allclose(one, answers[KNOWN])]
     if differing:

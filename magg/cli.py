@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 1 if a cell failed, 2 for bad input, 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("magg").setLevel(logging.INFO)  # and not what others find worth telling
     try:
         status: int = arguments.command(arguments)
     except KeyboardInterrupt:

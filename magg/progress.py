@@ -1,4 +1,4 @@
-"""Listeners that show a run: a rich bar in a terminal or notebook, plain log lines elsewhere."""
+"""Listeners that show a run: a bar in a terminal or notebook, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from magg.amounts import dollars
 from magg.events import (
     CellFinished,
     Event,
@@ -18,6 +19,7 @@ from magg.events import (
     RunFinished,
     RunStarted,
 )
+from magg.html.live import NotebookBar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +43,8 @@ def make_listener(progress: bool | Listener | None) -> Listener:
         return progress
     if progress is False:
         return _ignore
+    if in_notebook():
+        return NotebookBar()
     return Bar() if progress or _is_watched() else LogLines()
 
 
@@ -49,7 +53,7 @@ def _ignore(_: Event) -> None:
 
 
 def _is_watched() -> bool:
-    return sys.stderr.isatty() or in_notebook()
+    return sys.stderr.isatty()
 
 
 def in_notebook() -> bool:
@@ -108,7 +112,7 @@ class LogLines:
                 self._done / max(elapsed, 1e-9),
             )
             if event.cost_usd is not None:
-                logger.info("estimated cost so far: $%.2f", event.cost_usd)
+                logger.info("estimated cost so far: %s", dollars(event.cost_usd))
 
 
 class Bar:
@@ -187,7 +191,7 @@ class Bar:
             observations=self._observations,
             errors=f"[red]{self._errors} errors" if self._errors else "",
             rate=f"{done / elapsed:.1f} cells/s" if elapsed > 0 else "",
-            cost="" if event.cost_usd is None else f"[green]${event.cost_usd:.2f}",
+            cost="" if event.cost_usd is None else f"[green]{dollars(event.cost_usd)}",
         )
 
 
@@ -225,10 +229,7 @@ class SurveyBar:
 
 
 def _console() -> Console:
-    """Return where bars are drawn.
-
-    A notebook shows what goes to its output cell; a terminal keeps stdout for results.
-    """
+    """Return where bars are drawn: a terminal keeps stdout for results."""
     from rich.console import Console
 
-    return Console() if in_notebook() else Console(stderr=True)
+    return Console(stderr=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magg.amounts import dollars
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -93,7 +95,7 @@ def _cost(summary: Mapping[str, Any]) -> str:
     if "estimated_cost_usd" not in summary:
         return ""
     return (
-        f"about ${summary['estimated_cost_usd']:.2f} for {summary['lambda_calls']:,} calls, "
+        f"about {dollars(summary['estimated_cost_usd'])} for {summary['lambda_calls']:,} calls, "
         f"{summary['gb_seconds']:,.0f} GB-s, at most {summary['peak_memory_mb']:,} MB each"
     )
 
@@ -102,7 +104,7 @@ def _most(summary: Mapping[str, Any]) -> str:
     if "cost_usd_ceiling" not in summary:
         return ""
     return (
-        f"at most ${summary['cost_usd_ceiling']:.2f}, if every call ran into its time limit "
+        f"at most {dollars(summary['cost_usd_ceiling'])}, if every call ran into its time limit "
         "and none was repeated"
     )
 

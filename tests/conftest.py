@@ -21,6 +21,7 @@ pytest_plugins = [
     "services.lambda_api",
     "services.earthdata",
     "services.lithops_home",
+    "services.moto",
     "services.stepfunctions",
     "remote_runs",
     "index_runs",

@@ -129,6 +129,18 @@ def test_the_module_is_the_command():
     assert told.stdout.startswith("magg ")
 
 
+def test_a_command_logs_what_magg_says_and_not_what_others_say_to_themselves(catalog_path):
+    script = (
+        "import logging, sys; from magg.cli import main; main(['info', sys.argv[1]]);"
+        "logging.getLogger('magg.any').info('of magg'); logging.getLogger('other').info('of other')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, catalog_path], capture_output=True, text=True, check=True
+    )
+    assert "of magg" in told.stderr
+    assert "of other" not in told.stderr
+
+
 def test_ctrl_c_gives_exit_status_130(monkeypatch, capsys, catalog_path, store_path):
     from magg import runner
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -276,3 +277,15 @@ def test_the_parent_order_is_the_configs_else_the_catalogs_else_six(document):
     assert grid_of(load_config(document), 5).parent_order == 5
     document["output"]["grid"]["parent_order"] = 7
     assert grid_of(load_config(document), 5).parent_order == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [({"coarsest_order": 9}, "down to 9"), ({"orders": (12, 10, 8)}, "10, 8"), ({}, None)],
+)
+def test_a_notebook_is_told_which_coarser_orders_a_config_asks_for(asked, shown):
+    config = load_config("atl06")
+    grid = replace(config.output.grid, **asked)
+    html = replace(config, output=replace(config.output, grid=grid))._repr_html_()
+    assert ("coarser orders" in html) == (shown is not None)
+    assert shown is None or f"<td>{shown}</td>" in html

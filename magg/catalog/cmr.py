@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,7 +269,10 @@ def _records(
     if box is not None:
         parameters["bounding_box"] = tuple(round(edge, 6) for edge in box)
     earthaccess = import_earthaccess()
-    return list(_patiently(lambda: earthaccess.search_data(**parameters)))
+    with warnings.catch_warnings():
+        # earthaccess warns of what it does itself to every granule.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="earthaccess")
+        return list(_patiently(lambda: earthaccess.search_data(**parameters)))
 
 
 def _patiently(ask: Callable[[], T]) -> T:

@@ -65,7 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--read", action="append", metavar="S3_URL", help="where granules of your own are; likewise"
     )
     other = parser.add_argument_group("the rest")
-    other.add_argument("--package", type=Path, help="folder that scripts/build_lambda.py wrote")
+    other.add_argument(
+        "--package",
+        type=Path,
+        metavar="FOLDER",
+        default=os.environ.get("MAGG_PACKAGE") or None,
+        help="that scripts/build_lambda.py wrote (default: $MAGG_PACKAGE; else it is built now)",
+    )
     other.add_argument("--image", metavar="URI", help="a container image in ECR instead")
     other.add_argument("--permissions-boundary", metavar="ARN", help="of the roles")
     other.add_argument("--tag", action="append", metavar="KEY=VALUE", help="may be given again")

@@ -20,6 +20,7 @@ def of_config(config: Any) -> str:
         ("beams", ", ".join(source.groups)),
         ("rows kept", f"{kept.dataset} is {kept.value}" if kept else "all"),
         ("child order", grid.child_order),
+        ("coarser orders", _coarser(grid)),
         ("parent order", "that of the catalog" if grid.parent_order is None else grid.parent_order),
         ("catalog", config.catalog),
         ("store", config.output.store),
@@ -45,6 +46,12 @@ def of_config(config: Any) -> str:
         folded("statistics", table(heads, statistics), is_open=True),
         folded("columns", table(("column", "dataset"), columns)),
     )
+
+
+def _coarser(grid: Any) -> str:
+    if grid.coarsest_order is not None:
+        return f"down to {grid.coarsest_order}"
+    return ", ".join(str(order) for order in grid.orders or () if order != grid.child_order)
 
 
 def of_catalog(catalog: Any) -> str:

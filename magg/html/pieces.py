@@ -19,6 +19,7 @@ _STYLE = """
 <style>
 .magg{font:13px/1.5 system-ui,sans-serif;max-width:60em;border:1px solid rgba(128,128,128,.35);
 border-radius:6px;padding:.7em 1em;margin:.3em 0;overflow-wrap:anywhere;color:inherit}
+.magg.magg-plain{border:0;padding:0 .6em}
 .magg .magg-head{font-weight:600;margin-bottom:.4em}
 .magg .magg-head span{font-weight:400;opacity:.7;margin-left:.6em}
 .magg table.magg-table{border-collapse:collapse;border:0;width:auto;margin:0;color:inherit;
@@ -62,6 +63,11 @@ def card(title: str, subtitle: str, *parts: str) -> str:
     """
     head = f'<div class="magg-head">{text(title)}<span>{text(subtitle)}</span></div>'
     return f'{_STYLE}<div class="magg">{head}{"".join(parts)}</div>'
+
+
+def plain(*parts: str) -> str:
+    """Return pieces of HTML without a frame."""
+    return f'{_STYLE}<div class="magg magg-plain">{"".join(parts)}</div>'
 
 
 def rows(pairs: Iterable[tuple[str, object]]) -> str:

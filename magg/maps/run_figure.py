@@ -205,7 +205,7 @@ def _curves(timeline: Timeline) -> list[tuple[str, Callable[[Axes], None]]]:
     found = [("Cells ended", cells), ("Observations", grown(total, COLOURS["data"]))]
     if timeline.cost is not None and np.isfinite(timeline.cost).any():
         cost = np.append(0.0, timeline.cost)
-        found.append(("Estimated cost (US$)", grown(cost, AMBER, "{x:,.2f}")))
+        found.append(("Estimated cost (US$)", grown(cost, AMBER, "{x:,g}")))
     return found
 
 

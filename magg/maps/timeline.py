@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from magg.amounts import dollars
 from magg.credentials import redact
 from magg.projections import Floats
 from magg.store.history import Moment
@@ -75,7 +76,7 @@ def of_summary(summary: Mapping[str, Any]) -> Timeline:
             f"this is no summary of a run that notes when its cells ended: {error} is missing"
         ) from None
     if "estimated_cost_usd" in summary:
-        facts.append((f"${summary['estimated_cost_usd']:,.2f}", "estimated cost"))
+        facts.append((dollars(summary["estimated_cost_usd"]), "estimated cost"))
     cost = [entry.get("cost_usd_so_far", np.nan) for entry in entries]
     return Timeline(
         title="Dry run" if summary["dry_run"] else "Run",

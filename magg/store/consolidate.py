@@ -23,7 +23,7 @@ from magg.statistics import Compiled, from_state
 from magg.store import lock, makings, pieces, records, shared
 from magg.store.chunkbytes import encode, in_chunks, is_fill
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
-from magg.store.groups import COORDINATES
+from magg.store.groups import COORDINATES, Contents
 from magg.store.levels import Holdings, Level, levels_of
 from magg.store.marks import list_marks_of
 from magg.store.merge_up import Gathering, States, alike, one_order_up
@@ -41,6 +41,7 @@ PIECES_A_BLOCK = 256
 NOTHING_LEFT = Piece()
 
 
+Arrays = Mapping[str, "zarr.Array[Any]"]
 # Parent cells that are done, to their pieces.
 Names = Mapping[str, PieceName | None]
 
@@ -189,7 +190,10 @@ def _write(
     gathering = Gathering(statistics, Counter(cell >> 2 for cell in ids.values()))
     found_all = True
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        buffers = [_Buffer(root, objects, level, pool) for level in pieces.shared(levels)]
+        variables = _variables(root, levels)
+        buffers = [
+            _Buffer(variables[level.order], objects, level, pool) for level in pieces.shared(levels)
+        ]
         for start in range(0, len(parents), PIECES_A_BLOCK):
             check()
             block = [to_decimal(word) for word in parents[start : start + PIECES_A_BLOCK]]
@@ -204,9 +208,8 @@ def _write(
         for buffer in buffers:
             buffer.flush()
         if below:
-            _write_below(
-                root, objects, below, parents, gathering.finished(), statistics, pool, check
-            )
+            coarser = gathering.finished()
+            _write_below(variables, objects, below, parents, coarser, statistics, pool, check)
     return found_all
 
 
@@ -222,9 +225,9 @@ class _Buffer:
     """A chunk of every variable of one level, written when it is full."""
 
     def __init__(
-        self, root: zarr.Group, objects: ObjectStore, level: Level, pool: ThreadPoolExecutor
+        self, arrays: Arrays, objects: ObjectStore, level: Level, pool: ThreadPoolExecutor
     ) -> None:
-        self._arrays = _variables(root, level)
+        self._arrays = arrays
         self._objects, self._level, self._pool = objects, level, pool
         self._chunk, self._used = 0, 0
         self._values = self._empty()
@@ -262,9 +265,15 @@ class _Chunk(NamedTuple):
     fill: Any
 
 
-def _variables(root: zarr.Group, level: Level) -> dict[str, zarr.Array[Any]]:
-    group = root[f"{level.order}"]
-    return {name: array for name, array in group.arrays() if name not in COORDINATES}
+def _variables(root: zarr.Group, levels: list[Level]) -> dict[int, Arrays]:
+    """Return the variables of each order, as arrays of the child order: these are alike."""
+    leaf = root[f"{levels[0].grid.child_order}"]
+    arrays = {name: array for name, array in leaf.arrays() if name not in COORDINATES}
+    found: dict[int, Arrays] = {}
+    for level in levels:
+        held = Contents.of(root[f"{level.order}"].attrs, arrays).accuracy
+        found[level.order] = {name: arrays[name] for name in held}
+    return found
 
 
 def _name(level: Level, variable: str, chunk: int) -> str:
@@ -285,7 +294,7 @@ def _put(objects: ObjectStore, chunks: Iterable[_Chunk], pool: ThreadPoolExecuto
 
 
 def _write_below(
-    root: zarr.Group,
+    variables: Mapping[int, Arrays],
     objects: ObjectStore,
     levels: list[Level],
     parents: Words,
@@ -303,7 +312,7 @@ def _write_below(
         check()
         ids = level.ids(parents)
         places = dict(zip(ids.tolist(), range(len(ids)), strict=True))
-        arrays = _variables(root, level)
+        arrays = variables[order]
         found = _values_of(arrays, places, states, statistics)
         chunks = [
             _Chunk(_name(level, name, number), part, arrays[name].fill_value)
@@ -314,7 +323,7 @@ def _write_below(
 
 
 def _values_of(
-    arrays: Mapping[str, zarr.Array[Any]],
+    arrays: Arrays,
     places: Mapping[int, int],
     states: States,
     statistics: Mapping[str, Compiled],
@@ -325,7 +334,7 @@ def _values_of(
         for cells, state in alike(states)
     ]
     for name, array in arrays.items():
-        values = np.full(array.shape, array.fill_value, dtype=array.dtype)
+        values = np.full(len(places), array.fill_value, dtype=array.dtype)
         for where, found in known:
             if name in found:
                 values[where] = found[name]

@@ -222,4 +222,4 @@ def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
 
 
 def _write(objects: ObjectStore, folder: str, document: Mapping[str, Any]) -> None:
-    objects.put(f"{folder}/zarr.json", json.dumps(document, indent=2).encode())
+    objects.put(f"{folder}/zarr.json", json.dumps(document).encode())

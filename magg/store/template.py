@@ -242,6 +242,7 @@ def _complete(
     mark = {schema.PROVENANCE: schema.root_mark(grid)}
     root = zarr.open_group(store, mode="a", attributes=mark)
     has = Holdings.of(root)
+    statistics = compile_statistics(config)
     wanted = Holdings(coarser_orders(config), config.output.state)
     leaf = Level(grid.child_order, grid)
     group = root.require_group(str(grid.child_order))
@@ -249,13 +250,11 @@ def _complete(
     groups.grow(group, specs, leaf, held, new)
     will_have = has.joined(wanted)
     if will_have.state:
-        groups.add_state(group, compile_statistics(config), leaf, held, new)
+        groups.add_state(group, statistics, leaf, held, new)
     attributes = schema.group_attributes(config, grid, catalog_digest)
     levels = levels_of(grid, will_have.orders)
     contents = [
-        groups.from_observations(compile_statistics(config), level)
-        if level.order in wanted.orders
-        else None
+        groups.from_observations(statistics, level) if level.order in wanted.orders else None
         for level in levels
     ]
     in_full: list[int] = []

@@ -91,6 +91,11 @@ def test_the_dates_of_a_cycle_hold_granules_of_that_cycle(cycle, day):
     assert (last - first).days < 100
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_a_search_warns_of_nothing_that_earthaccess_does_itself(tracks):
+    assert Catalog.from_cmr("ATL06", start_date="2018-01-01", end_date="2030-01-01").granules
+
+
 def test_dates_include_their_last_day(tracks):
     assert len(Catalog.from_cmr("ATL06", start_date="2019-04-16", end_date="2019-04-16")) > 10
     with pytest.raises(CatalogError, match="no granule of ATL06 007 at that time"):

@@ -39,6 +39,13 @@ def deploy(aws, tiny_package, capsys):
     return run
 
 
+def test_a_package_that_the_environment_names_is_deployed(deploy, tiny_package, monkeypatch):
+    monkeypatch.setenv("MAGG_PACKAGE", str(tiny_package))
+    status, told = deploy(*YES, package=False)
+    assert status == 0, told
+    assert len(keys(CODE)) == 2
+
+
 def bucket_names():
     return [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]]
 

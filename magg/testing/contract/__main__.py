@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -49,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings(
             factory, arguments.time_limit, arguments.many, not arguments.no_shared_files
         )
-        with console.status(f"{factory}: {len(checks)} checks"):
+        # In a notebook rich takes a pipe for a terminal, and leaves every turn of the spinner.
+        waits = console.status(f"{factory}: {len(checks)} checks")
+        with waits if sys.stdout.isatty() else contextlib.nullcontext():
             told[factory] = run_checks(checks, settings, jobs=arguments.jobs)
         if not arguments.markdown:
             show(console, factory, told[factory])
