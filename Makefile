@@ -29,7 +29,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cfn-lint --include-checks I -- magg/deploy/template.yaml
+	$(BIN)/cfn-lint magg/deploy/template.yaml
 	$(BIN)/shellcheck scripts/*.sh
 
 bench: $(VENV)/.test

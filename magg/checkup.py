@@ -205,7 +205,10 @@ def _function(aws: _Aws, name: str) -> Finding:
             return "missing", f"{found}; its state is {known['State']}", "wait, or deploy it anew"
         return "ok", found, ""
 
-    fix = f"deploy {name} in {aws.region}, or name another with MAGG_LAMBDA_FUNCTION_NAME"
+    fix = (
+        f"deploy {name} in {aws.region} (`magg deploy`), or name another with "
+        "MAGG_LAMBDA_FUNCTION_NAME"
+    )
     return aws.finding("lambda", "function", fix, ask)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from magg.deploy.cloud import Cloud
 from magg.deploy.errors_of_aws import told
 from magg.deploy.package import Package, digest_of
-from magg.errors import AccessDeniedError
+from magg.errors import AccessDeniedError, DeployError
 from magg.executors import lambda_errors
 
 _HAS_NO_REGION = "us-east-1"
@@ -43,12 +43,12 @@ def bucket_exists(cloud: Cloud, name: str) -> bool:
 
     Raises
     ------
-    AccessDeniedError
-        If there is, but it is another's, or may not be looked at.
+    AccessDeniedError, DeployError
+        If there is, but it is another's, or may not be looked at, or is in another region.
     """
     with told(f"bucket {name!r}"):
         try:
-            cloud.s3.head_bucket(Bucket=name, ExpectedBucketOwner=cloud.account)
+            known = cloud.s3.head_bucket(Bucket=name, ExpectedBucketOwner=cloud.account)
         except cloud.s3.exceptions.ClientError as error:
             code = lambda_errors.code_of(error)
             if code in ("404", "NoSuchBucket"):
@@ -59,6 +59,12 @@ def bucket_exists(cloud: Cloud, name: str) -> bool:
                     "not allowed s3:ListBucket on it; name one of your own"
                 ) from None
             raise
+    there = known.get("BucketRegion", cloud.region)
+    if there != cloud.region:
+        raise DeployError(
+            f"bucket {name!r} is in {there}, and the function would be in {cloud.region}; name "
+            f"another bucket, or deploy there (--region {there})"
+        )
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from magg.deploy.cloud import Cloud
 from magg.deploy.errors_of_aws import told
 from magg.deploy.settings import Settings, load_template
 from magg.deploy.stack import EMPTY, Listen, Stack, StackState
-from magg.errors import AccessDeniedError, DeployError
+from magg.errors import AccessDeniedError, DeployError, MaggError
 
 Ask = Callable[[str], bool]
 
@@ -70,12 +71,12 @@ def deploy(
     if earthdata_token or not known.exists:
         parameters[plan.SECRET] = earthdata_token
     with tempfile.TemporaryDirectory(prefix="magg-deploy-") as scratch:
-        code = {} if settings.image else _code(settings, stack, built or Path(scratch), built)
+        code = {}
+        if not settings.image:
+            code = _code(settings, stack, Path(scratch), built, listen)
         parameters |= {"CodeBucket": cloud.code_bucket} if code else {}
         parameters |= {parameter: one.key for parameter, one in code.items()}
-        todo = plan.make_plan(known, template, parameters, settings.all_tags, stack)
-        if state.exists and not known.exists:
-            todo = plan.make_plan(state, template, parameters, settings.all_tags, stack)
+        todo = plan.make_plan(state, template, parameters, settings.all_tags, stack)
         _announce(cloud, stack, todo, parameters, code, listen)
         if dry_run:
             return {}
@@ -219,7 +220,8 @@ def _create(
         # A bucket outlives its stack even where that was never finished; the next attempt would
         # take it for somebody else's.
         if bucket:
-            buckets.remove_if_empty(cloud, bucket)
+            with contextlib.suppress(MaggError):  # what failed first is what matters
+                buckets.remove_if_empty(cloud, bucket)
         raise
 
 
@@ -229,10 +231,14 @@ def _own_bucket(state: StackState) -> str:
 
 
 def _code(
-    settings: Settings, stack: str, folder: Path, built: Path | None
+    settings: Settings, stack: str, scratch: Path, built: Path | None, listen: Listen
 ) -> dict[str, buckets.Upload]:
-    make = package.build if built is None else package.find
-    return buckets.uploads(make(settings.architecture, folder), stack)
+    if built is not None:
+        return buckets.uploads(package.find(settings.architecture, built), stack)
+    listen("building the package (half a minute; --package takes one that is built)")
+    made = package.build(settings.architecture, scratch)
+    listen(package.describe(made))
+    return buckets.uploads(made, stack)
 
 
 def _announce(

@@ -119,8 +119,8 @@ def translate(error: BaseException, function: str, region: str) -> Exception:
     code, place = code_of(error), f"function {function!r} in {region}"
     if code == "ResourceNotFoundException":
         return FunctionNotFoundError(
-            f"there is no {place}; deploy it there, or name another with function_name=, region= "
-            "or MAGG_LAMBDA_FUNCTION_NAME"
+            f"there is no {place}; deploy it there (`magg deploy`), or name another with "
+            "function_name=, region= or MAGG_LAMBDA_FUNCTION_NAME"
         )
     if code in _EXPIRED:
         return CredentialsExpiredError(

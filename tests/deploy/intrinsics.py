@@ -18,6 +18,11 @@ PSEUDO = {
 ABSENT = object()
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a list, which one alone may stand for."""
+    return value if isinstance(value, list) else [value]
+
+
 @functools.cache
 def document() -> dict[str, Any]:
     """Return the template, which nobody may change."""

@@ -2,8 +2,8 @@
 
 moto tags nothing that a stack makes, gives layers no name and functions no architecture, deletes
 neither layers nor managed policies, updates no stack with a layer, keeps statements that a
-condition leaves out, and rolls nothing back. What depends on that is for `test_template.py`, or
-for `test_stack.py` by a client that follows a script.
+condition leaves out, and rolls nothing back. What depends on that is for `test_deploy_template.py`,
+or for `test_stack.py` by a client that follows a script.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import json
 import os
 
 import pytest
-from test_template import as_list
+from intrinsics import as_list
 
 from magg.cli import main
+from magg.deploy import package
 from magg.errors import DeployError
 
 boto3 = pytest.importorskip("boto3")
@@ -96,8 +97,10 @@ def test_the_roles_that_come_of_it_may_do_what_the_template_says_and_no_more(dep
     for role in iam.list_roles()["Roles"]:
         for policy in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
             document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=policy)
-            # moto returns what Python makes of it, not JSON.
-            for one in ast.literal_eval(document["PolicyDocument"])["Statement"]:
+            found = document["PolicyDocument"]
+            # moto returns what Python makes of a role's own policies, not JSON.
+            found = ast.literal_eval(found) if isinstance(found, str) else found
+            for one in found["Statement"]:
                 assert one["Effect"] == "Allow"
                 allowed[one["Sid"]] = as_list(one["Resource"])
     account = "us-west-2:123456789012"
@@ -234,6 +237,14 @@ def test_a_bucket_that_was_there_before_is_used_and_never_destroyed(deploy):
     assert bucket_names() == ["older"]
 
 
+def test_a_bucket_in_another_region_is_refused(deploy):
+    place = {"LocationConstraint": "eu-central-1"}
+    s3 = boto3.client("s3", region_name="eu-central-1")
+    s3.create_bucket(Bucket="far-away", CreateBucketConfiguration=place)
+    status, told = deploy("--yes", "--bucket", "far-away")
+    assert (status, "deploy there (--region eu-central-1)" in told) == (2, True), told
+
+
 def test_code_of_others_in_the_bucket_of_code_stays(deploy):
     deploy(*YES)
     deploy(*YES, "--stack", "other", "--function-name", "other", "--state-machine", "other")
@@ -300,6 +311,21 @@ def test_a_profile_that_is_not_there_is_told(deploy):
     status, told = deploy("--status", "--profile", "nobody", package=False)
     assert status == 2
     assert "nobody" in told
+
+
+def test_without_a_package_one_is_built_and_described(deploy, monkeypatch, tiny_package):
+    asked = []
+
+    def build(architecture, folder):
+        asked.append(architecture)
+        return package.find(architecture, tiny_package)
+
+    monkeypatch.setattr("magg.deploy.package.build", build)
+    status, told = deploy("--dry-run", "--architecture", "arm64", package=False)
+    assert (status, asked) == (0, ["arm64"])
+    assert "MB zipped" in told
+    assert deploy("--dry-run", "--image", IMAGE, package=False)[0] == 0
+    assert len(asked) == 1
 
 
 def test_a_package_that_was_not_built_is_told_with_the_command_that_builds_it(deploy, tmp_path):

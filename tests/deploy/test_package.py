@@ -133,6 +133,15 @@ def test_the_lock_holds_what_workers_need_and_nothing_of_what_callers_need(monke
     assert not names & NEVER
 
 
+def test_what_is_locked_is_what_the_project_asks_for():
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = dict(line.split("==") for line in locked("x86_64"))
+    for line in project["dependencies"]:
+        if (name := wheels.name_of(line)) in known:
+            assert requirements.Requirement(line).specifier.contains(known[name]), line
+
+
 def test_a_lock_is_made_with_the_python_of_the_function_only(monkeypatch):
     monkeypatch.setattr(wheels, "PYTHON", (2, 7))
     with pytest.raises(DeployError, match=r"made with Python 2\.7"):

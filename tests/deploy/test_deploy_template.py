@@ -9,7 +9,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from intrinsics import Template, document
+from intrinsics import Template, as_list, document
 
 from magg.deploy import plan, wheels
 from magg.deploy.settings import Settings, load_template
@@ -25,10 +25,6 @@ SETTINGS = Settings(
 STORES = ["arn:aws:s3:::stores/heights/*", "arn:aws:s3:::other/*", "arn:aws:s3:::mine/*"]
 STORE_BUCKETS = ["arn:aws:s3:::stores", "arn:aws:s3:::other", "arn:aws:s3:::mine"]
 OBJECTS = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-
-
-def as_list(value):
-    return value if isinstance(value, list) else [value]
 
 
 def statements(resources, *names):
