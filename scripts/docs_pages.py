@@ -20,7 +20,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
-SECTION = "### {place} {{ #{anchor} }}"
 
 
 # The keys of a config -----------------------------------------------------------------------------
@@ -66,14 +65,22 @@ def _inner(hint: Any) -> Iterator[tuple[type, str]]:
 def _sections(kind: type, place: str) -> Iterator[str]:
     for where, each in _classes(kind, place):
         title = f"`{where}`" if where else "The file"
-        anchor = re.sub(r"[^a-z_-]+", "-", where).strip("-") or "the-file"
-        lines = [SECTION.format(place=title, anchor=anchor), "", _summary(each), ""]
+        lines = [f"### {title} {{ #{_anchor(where)} }}", "", _summary(each), ""]
         told, hints = parameters(each), typing.get_type_hints(each)
         for field in dataclasses.fields(each):
-            key = f"{where}.{field.name}".lstrip(".")
-            lines += [f"`{key}`", f":   *{_kind(hints[field.name], field)}*"]
-            lines += [f"    {told.get(field.name, '')}".rstrip(), ""]
+            key, hint = f"{where}.{field.name}".lstrip("."), hints[field.name]
+            # What has keys of its own is described there, if nowhere else.
+            inner = [_summary(kind) for kind, _ in _inner(hint)]
+            said = told.get(field.name) or (inner[0].partition("\n\n")[0] if inner else "")
+            kind = _kind(hint, field).replace("keys", f"[keys](#{_anchor(key, hint)})")
+            lines += [f"`{key}`", f":   *{kind}.*", f"    {said}".rstrip(), ""]
         yield "\n".join(lines)
+
+
+def _anchor(place: str, hint: Any = None) -> str:
+    """Return the anchor of the section of a place, or of what a type at that place holds."""
+    suffix = next((suffix for _, suffix in _inner(hint)), "")
+    return re.sub(r"[^a-z_-]+", "-", place + suffix).strip("-") or "the-file"
 
 
 def _summary(kind: type) -> str:
@@ -114,15 +121,16 @@ def _words(hint: Any) -> str:
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
-        options = [_words(each) for each in arguments if each is not type(None)]
-        return " or ".join(dict.fromkeys(options))
+        wanted = [each for each in arguments if each is not type(None)]
+        wanted = [each for each in wanted if each is not int or float not in wanted]
+        return " or ".join(dict.fromkeys(map(_words, wanted)))
     if origin is typing.Literal:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin is tuple:
-        return f"list of {_words(arguments[0])}"
+        return f"list of {_words(arguments[0])}".replace("number", "numbers")
     if origin is dict:
         return f"names to {_words(arguments[1])}"
-    return "keys, below" if dataclasses.is_dataclass(hint) else WORDS[hint]
+    return "keys" if dataclasses.is_dataclass(hint) else WORDS[hint]
 
 
 def _value(value: Any) -> str:
