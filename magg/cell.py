@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from magg.config import PipelineConfig, compile_statistics
-from magg.credentials import Access
+from magg.credentials import Access, redact
 from magg.errors import GranuleError
 from magg.executors.retry import Kind, classify
 from magg.failure import CellFailure, failure_of
@@ -220,7 +220,7 @@ def _read(
             if task.on_granule_error == "fail" or passing or error.granule not in granules:
                 raise
             granules.remove(error.granule)
-            skipped.append(SkippedGranule(error.granule, str(error)))
+            skipped.append(SkippedGranule(redact(error.granule), str(error)))
         else:
             reads = dict(zip(granules, read, strict=True)) | known.reads_without_rows()
             return rows, tuple(reads[g] for g in task.granules if g in reads), tuple(skipped)

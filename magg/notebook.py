@@ -39,7 +39,8 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     if summary["dry_run"]:
         return pieces.card("Plan", "dry run: nothing was read or written", pieces.rows(pairs))
     bad, skipped = report.failures_of(summary)
-    state = f"{summary['cells_error']:,} cells failed" if summary["cells_error"] else "complete"
+    errors = summary["cells_error"]
+    state = f"{errors:,} cell{'s' * (errors != 1)} failed" if errors else "complete"
     return pieces.card(
         "Run",
         state,

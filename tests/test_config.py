@@ -9,6 +9,7 @@ from magg import load_config
 from magg.config import (
     Column,
     builtin_configs,
+    coarser_orders,
     compile_statistics,
     get_child_order,
     get_store_path,
@@ -150,6 +151,21 @@ def test_a_problem_names_its_line(tmp_path):
         (lambda d: d["output"]["grid"].update(parent_order=13), "coarser"),
         (lambda d: d["output"]["grid"].update(child_order=True), "must be a whole number"),
         (lambda d: d["output"]["grid"].update(child_order=12.5), "must be a whole number"),
+        (
+            lambda d: d["output"]["grid"].update(coarsest_order=13),
+            "output.grid.coarsest_order: must be between 0 and child_order (12)",
+        ),
+        (
+            lambda d: d["output"]["grid"].update(orders=[11, 10]),
+            "output.grid.orders: does not hold child_order (12)",
+        ),
+        (lambda d: d["output"]["grid"].update(orders=[12, 11, 11]), "names an order twice"),
+        (lambda d: d["output"]["grid"].update(orders=[12, -1]), "must be between 0 and"),
+        (
+            lambda d: d["output"]["grid"].update(orders=[12], coarsest_order=3),
+            "leave one of them out",
+        ),
+        (lambda d: d["output"].update(state="yes"), "output.state"),
         (lambda d: d["data_source"].update(reader="netcdf"), "must be one of 'h5py', 'h5coro'"),
         (lambda d: d["data_source"].update(groups=[]), "groups: is empty"),
         (lambda d: d["data_source"].update(groups=["gt1l", "gt1l"]), "names a beam twice"),
@@ -183,6 +199,24 @@ def test_a_problem_names_its_line(tmp_path):
 def test_each_kind_of_mistake_is_named(document, tmp_path, change, words):
     change(document)
     assert words in "\n".join(problems_of(document, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("grid", "orders"),
+    [
+        ({}, ()),
+        ({"orders": [12]}, ()),
+        ({"orders": [6, 12, 9]}, (9, 6)),
+        ({"coarsest_order": 12}, ()),
+        ({"coarsest_order": 9}, (11, 10, 9)),
+    ],
+)
+def test_coarser_orders_are_those_asked_for_and_leave_the_digest_alone(document, grid, orders):
+    digest = load_config(document).digest
+    document["output"]["grid"].update(grid)
+    config = load_config(document)
+    assert coarser_orders(config) == orders
+    assert config.digest == digest
 
 
 def test_a_doubled_key_is_an_error_that_names_both_lines(tmp_path):

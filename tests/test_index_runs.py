@@ -382,6 +382,20 @@ class TestOtherConfig:
         run(other, catalog=indexed, store=tmp_path / "b.zarr", index="off", progress=False)
         assert_same_store(tmp_path / "a.zarr", tmp_path / "b.zarr")
 
+    def test_fewer_beams_add_granules_to_the_index_with_all_of_theirs(
+        self, saved, region, config, counting, tmp_path
+    ):
+        part = padded(Catalog.from_files(region[:3]))
+        part.save(saved.location)
+        build_index(part, config, progress=False)
+        saved.save(saved.location)
+        few = replace(config, data_source=replace(config.data_source, groups=("gt3r",)))
+        assert build_index(saved, few, progress=False)["granules_surveyed"] == 3
+        run(config, catalog=saved, store=tmp_path / "a.zarr", executor=counting, progress=False)
+        assert counting.surveys == 0
+        run(config, catalog=saved, store=tmp_path / "b.zarr", index="off", progress=False)
+        assert_same_store(tmp_path / "a.zarr", tmp_path / "b.zarr")
+
     def test_more_beams_make_an_index_of_all_of_them(self, saved, config, tmp_path):
         source = replace(config.data_source, groups=("gt3r",))
         build_index(saved, replace(config, data_source=source), progress=False)

@@ -242,19 +242,19 @@ def test_skipping_never_hides_what_would_pass(small, store, monkeypatch):
 
 
 def test_a_granule_that_shrinks_while_it_is_read_is_an_error(small, store, monkeypatch):
-    from magg.granules import reader
+    from magg.granules import visits
 
     granule = small.granules[1]
-    doomed, visit = cells_with(small, granule), reader._visit
+    doomed, visit = cells_with(small, granule), visits._visit
 
-    def shrinking(name, request):
-        visited = visit(name, request)
+    def shrinking(name, request, **options):
+        visited = visit(name, request, **options)
         if name == str(granule):
             path = Path(name)
             os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
         return visited
 
-    monkeypatch.setattr(reader, "_visit", shrinking)
+    monkeypatch.setattr(visits, "_visit", shrinking)
     summary = run(small.config, catalog=small.catalog, store=store)
     assert {error["cell"] for error in summary["errors"]} == doomed
     assert all("changed while" in error["message"] for error in summary["errors"])

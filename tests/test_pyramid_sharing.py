@@ -21,6 +21,7 @@ from magg.store import lock, shared
 from magg.store.consolidate import OutOfTimeError, consolidate, leave_out
 from magg.store.marks import list_marks
 from magg.store.open import open_objects
+from magg.store.pieces import read_piece
 from magg.store.shared import MANIFEST, hold_shared, read_manifest
 
 
@@ -143,6 +144,60 @@ def test_consolidation_leaves_out_a_cell_that_somebody_is_writing(pyramid, older
     monkeypatch.setattr(magg.cell, "write_chunks", meanwhile)
     assert process_cell(task).error is None
     assert during == [set(pyramid.small.cells) - {cell}]
+
+
+def test_consolidation_leaves_out_a_cell_whose_worker_has_only_begun(pyramid, older, monkeypatch):
+    cell = changed_cells(pyramid)[0]
+    task, withdraw = newer_task(pyramid, older, cell), shared.withdraw
+
+    def meanwhile(*arguments):
+        withdraw(*arguments)
+        consolidate(str(older))  # the cell still has its former record
+
+    def fails(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shared, "withdraw", meanwhile)
+    monkeypatch.setattr(magg.cell, "write_chunks", fails)
+    assert process_cell(task).error is not None
+    assert read_manifest(open_objects(older)).cells.keys() == set(pyramid.small.cells) - {cell}
+    pyramid.assert_claims_nothing_false(older)
+
+
+def test_a_twin_that_still_writes_a_cell_that_is_done_does_not_keep_it_out(
+    pyramid, older, monkeypatch
+):
+    cell = changed_cells(pyramid)[0]
+    plan = make_plan(pyramid.small.config, pyramid.catalogs["older"], older)
+    task, during = plan.task(cell, plan.prepare_store()), []
+    write_chunks = magg.cell.write_chunks
+
+    def meanwhile(*arguments, **options):
+        consolidate(str(older), anew=True)
+        during.append(set(read_manifest(open_objects(older)).cells))
+        write_chunks(*arguments, **options)
+
+    monkeypatch.setattr(magg.cell, "write_chunks", meanwhile)
+    assert process_cell(task).error is None
+    assert during == [set(pyramid.small.cells)]
+    pyramid.assert_claims_nothing_false(older)
+
+
+def test_a_piece_that_is_gone_is_looked_for_again_by_the_next_run(pyramid, older, tmp_path):
+    pyramid.small.run(tmp_path / "fresh.zarr", catalog=pyramid.catalogs["older"])
+    piece = next((older / ".magg" / "coarse").glob("*/*"))
+    kept = piece.read_bytes()
+
+    def without(objects, name):
+        return None if str(older / str(name)) == str(piece) else read_piece(objects, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consolidation, "read_piece", without)
+        consolidate(str(older), anew=True)
+    assert not read_manifest(open_objects(older)).is_complete
+    assert piece.read_bytes() == kept
+    pyramid.small.run(older, catalog=pyramid.catalogs["older"])
+    assert values_of(older) == values_of(tmp_path / "fresh.zarr")
 
 
 def test_a_process_that_was_taken_for_dead_while_it_consolidated_leaves_nothing_of_its_own(

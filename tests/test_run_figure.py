@@ -91,9 +91,9 @@ def test_observations_and_cost_grow_to_what_the_summary_says():
     paid.sort(key=lambda e: e["ended_s"])
     figure = magg.plot_summary(made_up(*paid, estimated_cost_usd=2.0))
     (line,) = axes_named(figure, "Observations").lines
-    assert line.get_ydata().tolist() == [0, 1_000, 1_000, 1_000, 1_500]
+    assert line.get_ydata().tolist() == [0, 1_000, 1_000, 1_000, 1_500, 1_500]
     (cost,) = axes_named(figure, "Estimated cost (US$)").lines
-    assert cost.get_xdata()[-1] == 9.0
+    assert cost.get_xdata()[-2] == 9.0
     assert "$2.00" in words_in(figure)
     free = magg.plot_summary(made_up(*TWO_LANES))
     assert [axes.get_title(loc="left") for axes in free.axes] == [

@@ -171,10 +171,11 @@ def test_the_command_line_shows_the_cost(
 
 def test_events_tell_the_cost_so_far(config, remote_catalog, s3_bucket, function):
     events = []
-    on_lambda(config, remote_catalog, s3_bucket, progress=events.append)
+    _, summary = on_lambda(config, remote_catalog, s3_bucket, progress=events.append)
     costs = [event.cost_usd for event in events if hasattr(event, "cost_usd")]
     assert costs == sorted(costs)
     assert costs[-1] > 0
+    assert [entry["cost_usd_so_far"] for entry in summary["results"]] == costs
 
 
 def test_an_executor_of_the_callers_own_is_checked_as_well_and_stays_open(

@@ -112,7 +112,7 @@ def bytes_alone(spec: dict[str, Any]) -> Callable[[], Any]:
                     continue  # zeros do not decode
 
     def read() -> int:
-        with ThreadPoolExecutor(48) as pool:
+        with ThreadPoolExecutor(64) as pool:
             return sum(pool.map(lambda one: len(one[0].read(one[1], one[2])), asked))
 
     return read

@@ -51,8 +51,8 @@ def write_geotiff(source: Source, path: Path, crs: Any, resolution: float | None
     west, south, east, north = _extent(source, target)
     pixel = _usual_resolution(source, target) if resolution is None else float(resolution)
     # On multiples of the resolution, so that exports of two stores lie on each other.
-    first_x, first_y = math.floor(west / pixel), math.ceil(north / pixel)
-    width, height = math.ceil(east / pixel) - first_x, first_y - math.floor(south / pixel)
+    first_x, first_y = _down(west / pixel), _up(north / pixel)
+    width, height = _up(east / pixel) - first_x, first_y - _down(south / pixel)
     if width * height > MOST_PIXELS:
         raise ValueError(
             f"{width:,} by {height:,} pixels are too many; give a coarser resolution than "
@@ -87,6 +87,14 @@ def write_geotiff(source: Source, path: Path, crs: Any, resolution: float | None
             if bands is not None:
                 window = Window(column, row, columns.size, rows.size)
                 file.write(bands, window=window)
+
+
+def _down(number: float) -> int:
+    return math.floor(number + 1e-9)  # 90 / 0.005 is a little more than 18,000
+
+
+def _up(number: float) -> int:
+    return math.ceil(number - 1e-9)
 
 
 def _places(

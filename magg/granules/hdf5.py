@@ -26,6 +26,7 @@ NOT_HDF5 = "is not an HDF5 file (a saved login or error page, perhaps); download
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Scattered metadata lie in small pieces, with others like them soon behind.
 BLOCK = 64 << 10
+LONGEST_RUN = 16  # blocks
 
 T = TypeVar("T")
 
@@ -137,9 +138,10 @@ def read_hdf5(source: ByteSource, parse: Callable[[Any, HeldFile | None], T]) ->
             return result[0]
         # The further one has to go, the more there is to be read along.
         ahead = {n + more for n in held.missing for more in range(passes) if n + more < count}
-        wanted = sorted(ahead - blocks.keys())
-        fetched = run_all([partial(_block, source, number) for number in wanted])
-        blocks.update(zip(wanted, fetched, strict=True))
+        for fetched in run_all(
+            [partial(_run, source, *run) for run in _runs(ahead - blocks.keys())]
+        ):
+            blocks |= fetched
 
 
 def _pass(
@@ -172,8 +174,21 @@ def _parsed(source: ByteSource, place: str | HeldFile, parse: Callable[[Any], T]
         raise GranuleError(f"{source.name}: {problem}", granule=source.granule) from cause
 
 
-def _block(source: ByteSource, number: int) -> memoryview:
-    return source.read(number * BLOCK, min((number + 1) * BLOCK, source.size))
+def _runs(numbers: set[int]) -> list[tuple[int, int]]:
+    """Return the first and last of blocks that follow each other: one request each."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1 and number - runs[-1][0] < LONGEST_RUN:
+            runs[-1] = runs[-1][0], number
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def _run(source: ByteSource, first: int, last: int) -> dict[int, memoryview]:
+    """Fetch blocks that follow each other."""
+    data = source.read(first * BLOCK, min((last + 1) * BLOCK, source.size))
+    return {n: data[(n - first) * BLOCK : (n - first + 1) * BLOCK] for n in range(first, last + 1)}
 
 
 def _has_signature(source: ByteSource) -> bool:

@@ -2,7 +2,7 @@
 
 Cells run beside each other, and each reads many granules. Threads and bytes are therefore counted
 for the process, not for a cell: however many granules a cell has, and however many cells run, at
-most 48 ranges are on their way, and at most half of ``MAGG_READ_MEMORY`` (MiB, 256 by default) is
+most 64 ranges are on their way, and at most half of ``MAGG_READ_MEMORY`` (MiB, 256 by default) is
 taken by the rows of remote granules that are not yet complete, and half by coordinates of remote
 granules that are being located. Rows that are complete belong to their cell's result.
 """
@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from magg.errors import ConfigError
 
-# Enough to hide the latency of a store: 48 ranges of 50 kB at 30 ms are 80 MB/s.
-RANGE_THREADS = 48
+# Enough to hide the latency of a store: 64 ranges of 50 kB every 40 ms are 80 MB/s.
+RANGE_THREADS = 64
 # Granules opened and laid out beside each other; they wait for ranges, which is why these threads
 # are not those of the ranges.
 GRANULE_THREADS = 24

@@ -24,7 +24,7 @@ class GranuleRead:
     Parameters
     ----------
     granule : str
-        Path or URL.
+        Path or URL, without a signature.
     rows_read : int
         Rows of the granule in the cell.
     rows_used : int
@@ -224,7 +224,7 @@ def _with_nan(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
 
 def _summary(visit: Visit, parts: list[_Part]) -> GranuleRead:
     return GranuleRead(
-        granule=visit.layout.granule,
+        granule=visit.opened.name,
         rows_read=sum(part.rows_read for part in parts),
         rows_used=sum(len(part.child) for part in parts),
         rows_dropped={

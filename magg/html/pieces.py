@@ -23,7 +23,7 @@ border-radius:6px;padding:.7em 1em;margin:.3em 0;overflow-wrap:anywhere;color:in
 .magg .magg-head span{font-weight:400;opacity:.7;margin-left:.6em}
 .magg table.magg-table{border-collapse:collapse;border:0;width:auto;margin:0;color:inherit;
 font-size:inherit;background:transparent;table-layout:auto}
-.magg table.magg-table tr{background:transparent!important;border:0}
+.magg table.magg-table thead,.magg table.magg-table tr{background:transparent!important;border:0}
 .magg table.magg-table th,.magg table.magg-table td{text-align:left;vertical-align:top;
 padding:.1em 1.2em .1em 0;border:0;background:transparent;color:inherit;max-width:none;
 white-space:normal}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from magg.errors import StoreError
 from magg.maps.figure import check_matplotlib
 from magg.maps.panel import FAINT, GROUND, INK, QUIET
 from magg.maps.timeline import Timeline, lanes, of_moments, of_summary
-from magg.results.axis import open_root
-from magg.store.declared import parent_cells
+from magg.results.axis import open_root, parents_of
 from magg.store.history import history
 from magg.store.open import DEFAULT_REGION
 
@@ -77,7 +77,9 @@ def plot_summary(
         timeline = of_summary(summary)
     else:
         place = os.fspath(summary)
-        parents = parent_cells(open_root(place, region))
+        parents = parents_of(open_root(place, region))
+        if parents is None:
+            raise StoreError(f"{place} is a Zarr store, but none of magg")
         timeline = of_moments(history(place, region), len(parents))
     return _draw(timeline, title or timeline.title, dpi).written(path)
 
@@ -179,9 +181,13 @@ def _curves(timeline: Timeline) -> list[tuple[str, Callable[[Axes], None]]]:
         x = _times(timeline)
         for status, top in zip(order, np.cumsum(counts, axis=0), strict=True):
             axes.fill_between(
-                x, np.append(0, top), step="post", color=COLOURS[status], linewidth=0,
+                x,
+                np.concatenate([[0], top, top[-1:]]),
+                step="post",
+                color=COLOURS[status],
+                linewidth=0,
                 zorder=3 - order.index(status) / 10,
-            )  # fmt: skip
+            )
         axes.set_ylim(0, 1.05 * timeline.ended.size)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
@@ -189,7 +195,8 @@ def _curves(timeline: Timeline) -> list[tuple[str, Callable[[Axes], None]]]:
         def paint(axes: Axes) -> None:
             if as_text is not None:
                 axes.yaxis.set_major_formatter(as_text)
-            axes.step(_times(timeline), values, where="post", color=colour, linewidth=1.6)
+            y = np.append(values, values[-1])
+            axes.step(_times(timeline), y, where="post", color=colour, linewidth=1.6)
             axes.set_ylim(0, 1.05 * max(float(np.nanmax(values)), 1e-9))
 
         return paint
@@ -203,10 +210,25 @@ def _curves(timeline: Timeline) -> list[tuple[str, Callable[[Axes], None]]]:
 
 
 def _times(timeline: Timeline) -> Any:
-    """Return the start and when each cell ended: in a unit of time, or dates for records."""
+    """Return the start, when each cell ended, and the end of the axis: what came last shows too."""
+    first, last = _limits(timeline)
     if timeline.began is not None:
-        return np.append(0.0, timeline.ended) / _unit(timeline)[0]
-    return np.append(timeline.ended[:1], timeline.ended).astype("datetime64[s]")
+        return np.concatenate([[first], timeline.ended / _unit(timeline)[0], [last]])
+    return _dates(np.concatenate([timeline.ended[:1], timeline.ended, [last]]))
+
+
+def _limits(timeline: Timeline) -> tuple[float, float]:
+    """Return where the time axis begins and ends: in the unit of a run, or seconds since 1970."""
+    last = float(timeline.ended.max())
+    if timeline.began is not None:
+        return 0.0, 1.01 * max(last / _unit(timeline)[0], 1e-3)
+    # All may have ended within one second, which is no range of dates.
+    margin = max(30.0, 0.02 * (last - float(timeline.ended.min())))
+    return float(timeline.ended.min()) - margin, last + margin
+
+
+def _dates(seconds: Any) -> Any:
+    return np.asarray(seconds).astype("datetime64[s]")
 
 
 def _unit(timeline: Timeline) -> tuple[float, str]:
@@ -235,15 +257,11 @@ def _dress(axes: Axes, name: str, timeline: Timeline) -> None:
             ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
         )
         axes.set_xlabel("UTC", fontsize=8, color=QUIET)
-        # All may have ended within one second, which is no range of dates.
-        first, last = timeline.ended.min(), timeline.ended.max()
-        margin = max(30.0, 0.02 * (last - first))
-        ends = np.array([first - margin, last + margin]).astype("datetime64[s]")
-        axes.set_xlim(ends[0], ends[1])
+        axes.xaxis.get_offset_text().set(size=8, color=QUIET)
+        axes.set_xlim(*_dates(_limits(timeline)))
     else:
-        scale, unit = _unit(timeline)
-        axes.set_xlim(0, 1.01 * max(timeline.ended.max() / scale, 1e-3))
-        axes.set_xlabel(f"{unit} since the run began", fontsize=8, color=QUIET)
+        axes.set_xlim(*_limits(timeline))
+        axes.set_xlabel(f"{_unit(timeline)[1]} since the run began", fontsize=8, color=QUIET)
 
 
 def _list_failures(figure: Picture, timeline: Timeline, shown: list[str], top: float) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from magg.errors import StoreError, StoreNotFoundError
 from magg.grid import Words, prefixes, to_decimal, words_of
-from magg.store.declared import parent_cells
 from magg.store.inspect import child_orders
 from magg.store.open import DEFAULT_REGION, open_store, told_of
 from magg.store.schema import PARENTS
@@ -178,10 +177,22 @@ def choose_order(root: zarr.Group, order: int | None) -> int:
     return held[-1] if order is None else order
 
 
+def parents_of(root: zarr.Group) -> Words | None:
+    """Return the Morton words of a store's parent cells in the order of their chunks.
+
+    None for a group that is only laid out like a store of magg, and has no list of them.
+    """
+    if PARENTS not in root:
+        return None
+    parents = np.asarray(root[PARENTS][:], dtype=np.uint64)
+    # A run that died while it grew the store may have left room that no cell took.
+    return parents[parents > 0]
+
+
 def axis_of(root: zarr.Group, order: int) -> Axis:
     """Return the cells axis of an order that a store holds; reads one small array."""
-    if PARENTS in root:
-        parents = parent_cells(root)
+    parents = parents_of(root)
+    if parents is not None:
         parent_order = len(to_decimal(parents[0]).lstrip("-")) - 1 if parents.size else order
         if order >= parent_order:
             return Axis(order, parent_order, prefixes(parents, parent_order))

@@ -173,13 +173,21 @@ class _Work:
         return values, digested
 
     def _merged(self, finest: Values, cells: Sequence[Cells]) -> Values:
-        by_level = [finest]
-        for level in cells[1:]:
-            by_level.append(merge(self._states, by_level[-1], level.starts))
-        if len(by_level) == 1:
+        """Return the states of the coarse cells, and what they were merged with."""
+        if len(cells) == 1:
             return {}
-        keys = by_level[1]
-        return {key: np.concatenate([level[key] for level in by_level[1:]]) for key in keys}
+        first = merge(self._states, finest, cells[1].starts)
+        if len(cells) == 2:
+            return first
+        # All further orders at once, each from the first coarse one, which has far fewer cells.
+        number, further = cells[1].cells.size, cells[2:]
+        parts = {key: np.tile(array, len(further)) for key, array in first.items()}
+        starts = [
+            np.searchsorted(cells[1].first_children, level.first_children) + index * number
+            for index, level in enumerate(further)
+        ]
+        rest = merge(self._states, parts, np.concatenate(starts))
+        return {key: np.concatenate([array, rest[key]]) for key, array in first.items()}
 
     def _sorted_rows(self, key: str) -> Array:
         if key == next(iter(self._orders)):
@@ -199,26 +207,31 @@ def _results(
     levels: Sequence[Cells],
     values: Values,
 ) -> list[Level]:
-    # Of several orders, the finest of which has so many cells.
-    ends = np.cumsum([level.cells.size for level in levels], dtype=np.intp).tolist()
-    slices = [slice(end - level.cells.size, end) for end, level in zip(ends, levels, strict=True)]
+    # Of several orders, the finest of which has so many cells; arrays of all, then cut by order.
+    sizes = [children >> 2 * order for order in range(len(levels))]
+    stops = np.cumsum(sizes, dtype=np.intp).tolist()
+    cuts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+    places = np.zeros(0, dtype=np.intp)
+    if values:
+        places = np.concatenate(
+            [level.cells + cut.start for level, cut in zip(levels, cuts, strict=True)]
+        )
     results = [Level({}) for _ in levels]
     for name, compiled in statistics.items():
-        found = cast(compiled, values[compiled.node.key]) if values else None
-        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
-            output = empty_output(compiled, children >> 2 * order)
-            if found is not None:
-                output[level.cells] = found[these]
-            results[order].values[name] = output
+        output = empty_output(compiled, sum(sizes))
+        if values:
+            output[places] = cast(compiled, values[compiled.node.key])
+        for result, cut in zip(results, cuts, strict=True):
+            result.values[name] = output[cut]
     if kept is None:
         return results
     states = kept.arrays(values, kept.states) if values else {}
     for spec in kept.specs():
-        for order, (level, these) in enumerate(zip(levels, slices, strict=True)):
-            if spec.is_digest:
-                continue
-            output = spec.empty(children >> 2 * order)
-            if states:
-                output[level.cells] = states[spec.name][these]
-            results[order].state[spec.name] = output
+        if spec.is_digest:
+            continue
+        output = spec.empty(sum(sizes))
+        if values:
+            output[places] = states[spec.name]
+        for result, cut in zip(results, cuts, strict=True):
+            result.state[spec.name] = output[cut]
     return results

@@ -213,9 +213,8 @@ class _Selection:
         while step:
             further = found + step
             inside = further <= self._sizes
-            further *= inside
             further += before
-            values = self._values.take(further, mode="clip")
+            values = self._values.take(further, mode="clip")  # what is not inside does not count
             np.less_equal(values[0], floor, out=smaller[0])
             np.less(values[1], ceiling, out=smaller[1])
             inside &= smaller
@@ -229,7 +228,7 @@ class _Selection:
 
 def _step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
     # With this the samples of a level cost about as much as what lies between them.
-    step = (sizes.sum() / (2 * targets * sizes.size)) ** 0.5
+    step = (sizes.sum() / (targets * sizes.size)) ** 0.5
     if digests:
         # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
         # 0.024 % of the rows of a cell that is alone in its order.

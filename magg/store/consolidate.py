@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 AT_ONCE = 32
 # Pieces in memory at once: some 20 MB.
 PIECES_A_BLOCK = 256
+NOTHING_LEFT = Piece()
 
 
 # Parent cells that are done, to their pieces.
@@ -148,9 +149,9 @@ def _fill(
         return 0
     before = found.cells if found is not None else {}
     shared.write_manifest(objects, replace(wanted, cells=before | cells, is_complete=False))
-    _write(root, objects, levels, parents, names, check)
+    found_all = _write(root, objects, levels, parents, names, check)
     check()
-    shared.write_manifest(objects, wanted)
+    shared.write_manifest(objects, replace(wanted, is_complete=found_all))
     return len(cells)
 
 
@@ -160,7 +161,7 @@ def _names(path: str, objects: ObjectStore, cells: set[str]) -> tuple[str, Names
     marks = list_marks_of(objects)
     names: dict[str, PieceName | None] = {}
     for cell, done in marks.done.items():
-        busy = cell in marks.writing and records.is_being_written(objects, cell)
+        busy = cell in marks.writing and records.is_being_changed(objects, cell, done[0])
         if cell in cells and len(done) == 1 and not busy:
             names[cell] = max(marks.usable(cell), key=_worth, default=None)
     return making, names
@@ -177,20 +178,23 @@ def _write(
     parents: Words,
     names: Names,
     check: Callable[[], None],
-) -> None:
-    """Write all chunks of all levels, those without values too."""
+) -> bool:
+    """Write all chunks of all levels, those without values too; tell whether no piece was gone."""
     order = levels[0].grid.parent_order
     below = [level for level in levels if level.is_below]
     words = np.array([from_decimal(cell) for cell in names], dtype=np.uint64)
     ids = dict(zip(names, nested_ids(words, order).tolist(), strict=True))
     statistics = statistics_of(root)
     gathering = Gathering(statistics, Counter(cell >> 2 for cell in ids.values()))
+    found_all = True
     with ThreadPoolExecutor(AT_ONCE) as pool:
         buffers = [_Buffer(root, level, len(parents), pool) for level in pieces.shared(levels)]
         for start in range(0, len(parents), PIECES_A_BLOCK):
             check()
             block = [to_decimal(word) for word in parents[start : start + PIECES_A_BLOCK]]
             found = _read(objects, {cell: names[cell] for cell in block if cell in names}, pool)
+            # Gone where a twin of the worker who left it writes it once more.
+            found_all &= all(found[cell] is not NOTHING_LEFT for cell in found if names[cell])
             for cell in block:
                 for buffer in buffers:
                     buffer.add(found[cell].values if cell in found else {})
@@ -200,6 +204,7 @@ def _write(
             buffer.flush()
         if below:
             _write_below(root, below, parents, gathering.finished(), statistics, pool, check)
+    return found_all
 
 
 def _read(
@@ -207,7 +212,7 @@ def _read(
 ) -> dict[str, Piece]:
     """Return the pieces of cells that are done; of those that have none, one without content."""
     read = pool.map(lambda name: read_piece(objects, name) if name else None, names.values())
-    return {cell: piece or Piece() for cell, piece in zip(names, read, strict=True)}
+    return {cell: piece or NOTHING_LEFT for cell, piece in zip(names, read, strict=True)}
 
 
 class _Buffer:

@@ -45,6 +45,7 @@ from magg.store.coarse import take_back_all
 from magg.store.levels import NOTHING
 from magg.store.lock import STALE_AFTER_S, read_signature, signed
 from magg.store.makings import FOLDER, WRITING
+from magg.store.marks import Mark
 from magg.store.open import object_names, open_objects, remove_objects, told_of
 from magg.store.schema import LAYOUT_VERSION
 
@@ -258,6 +259,15 @@ def is_being_written(objects: ObjectStore, cell: str) -> bool:
     return not all(makings.is_dead(objects, mark) for mark in marks)
 
 
+def is_being_changed(objects: ObjectStore, cell: str, mark: Mark) -> bool:
+    """Tell whether anybody alive makes a cell from other inputs than those of its record."""
+    marks = object_names(objects, f"{WRITING}/{cell}")
+    if mark.status != "partial":  # of which granules were skipped, which may be others
+        twins = f"{WRITING}/{cell}/{_equal_bytes(mark.digest, ())}."
+        marks = [name for name in marks if not name.startswith(twins)]
+    return not all(makings.is_dead(objects, name) for name in marks)
+
+
 def remove_dead_marks(objects: ObjectStore, cell: str) -> None:
     """Remove what dead workers left that were at the chunks of a cell, which is whole again."""
     marks = object_names(objects, f"{WRITING}/{cell}")
@@ -290,8 +300,11 @@ def _put(objects: ObjectStore, name: str, content: dict[str, Any]) -> None:
 
 def _bytes_digest(record: Record) -> str:
     """Return what is equal for two workers only if they write equal bytes."""
-    skipped = sorted(skipped.granule for skipped in record.skipped)
-    return hashlib.sha256(json.dumps([record.digest, skipped]).encode()).hexdigest()[:32]
+    return _equal_bytes(record.digest, [skipped.granule for skipped in record.skipped])
+
+
+def _equal_bytes(digest: str, skipped: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([digest, sorted(skipped)]).encode()).hexdigest()[:32]
 
 
 def write_failure(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
-from magg.deploy import plan
+from magg.deploy import operations, plan
 from magg.deploy.errors_of_aws import told, translate
 from magg.deploy.settings import Settings, load_template
 from magg.deploy.stack import EMPTY, Stack, StackState
@@ -254,3 +255,41 @@ def test_errors_of_aws_say_what_to_do(error, kind, words):
 def test_other_errors_are_not_taken_for_those_of_aws():
     with pytest.raises(ZeroDivisionError), told("doing it"):
         raise ZeroDivisionError
+
+
+class _Denying:
+    """An account in which whoever asks may see stacks alone."""
+
+    region, account, code_bucket = "us-west-2", "123456789012", "magg-code"
+
+    def __init__(self, stacks):
+        self.stacks = stacks
+        self.s3 = self.functions = self.logs = self
+        self.exceptions = SimpleNamespace(
+            ClientError=botocore.ClientError, ResourceNotFoundException=ZeroDivisionError
+        )
+
+    def __getattr__(self, name):
+        def denied(*_, **__):
+            raise client_error("AccessDeniedException", "not authorized to perform: x:Y")
+
+        return denied
+
+
+def test_the_status_tells_what_may_be_seen_and_leaves_out_the_rest():
+    stacks = Scripted("CREATE_COMPLETE")
+    stacks.get_template = lambda **_: {"TemplateBody": "..."}
+    page = {"StackResourceSummaries": []}
+    stacks.get_paginator = lambda _: SimpleNamespace(paginate=lambda **_: [page])
+    stacks.describe_stacks = lambda **_: {
+        "Stacks": [
+            {
+                "StackStatus": "CREATE_COMPLETE",
+                "Parameters": [{"ParameterKey": "FunctionName", "ParameterValue": "f"}],
+            }
+        ]
+    }
+    found = operations.status(_Denying(stacks), "magg")
+    assert found["status"] == "create_complete"
+    assert found["settings"] == {"FunctionName": "f"}
+    assert (found["function"], found["log_bytes"], found["code_bytes"]) == (None, None, None)

@@ -178,6 +178,18 @@ def test_every_cell_has_a_pixel_at_the_usual_resolution(antarctic_store, tmp_pat
     )
 
 
+def test_a_part_has_no_pixel_of_the_cells_around_it(antarctic_store, tmp_path):
+    cell = antarctic_store.cells[1] + "2"
+    path = magg.export(antarctic_store.path, tmp_path / "m.tif", within=cell, resolution=500)
+    with rasterio.open(path) as file:
+        count = file.read(file.descriptions.index("count") + 1)
+        heights = file.read(file.descriptions.index("h_mean") + 1)
+        everywhere = expected_at(antarctic_store, file)
+    inside = slice(GRID.children + 16, GRID.children + 32)
+    assert set(np.unique(heights[np.isfinite(heights)])) <= set(antarctic_store.h_mean[inside])
+    assert np.isfinite(count).sum() < np.isfinite(everywhere).sum()
+
+
 def test_data_across_the_antimeridian_stay_together(fiji_store, tmp_path):
     path = magg.export(fiji_store.path, tmp_path / "m.tif", variables=["h_mean"])
     with rasterio.open(path) as file:

@@ -153,6 +153,18 @@ def test_beams_that_a_config_does_not_name_are_not_told_of(tmp_path: Path) -> No
     assert [beam.name for beam in told.layouts[granule].beams] == ["gt3r"]
 
 
+def test_a_beam_that_comes_back_to_a_cell_has_the_chunks_of_both_visits(tmp_path: Path) -> None:
+    beam = track(15_000)
+    beam["latitude"] = np.where(np.arange(15_000) // 5_000 == 1, 60.0, 70.0)
+    granule = write_granule(tmp_path / "a.h5", {"gt1l": beam}, **CHUNKED)
+    here = cell_of(70.0, -50.0)
+    with_index = read_with_index([granule], here, GRID, data_source())
+    (layout,) = with_index[2].layouts.values()
+    assert len(layout.beams[0].starts) == 2
+    assert (layout.beams[0].latitude.offsets >= 0).tolist() == [True] * 5 + [False] * 5 + [True] * 5
+    assert_same_read(read_rows([granule], here, GRID, data_source(), USED), with_index)
+
+
 def test_what_the_config_says_of_values_is_not_in_the_entry(tmp_path: Path) -> None:
     granule = write_granule(tmp_path / "a.h5", {"gt1l": track(3000)}, **CHUNKED)
     columns = {"h_li": Column(SEGMENTS + "h_li", fill_value=5.0), "s_li": SEGMENTS + "h_li_sigma"}

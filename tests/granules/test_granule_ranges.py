@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from range_server import RangeServer
 
 from magg.config import Column
 from magg.errors import GranuleError
@@ -34,15 +36,19 @@ DIRECT = (
 BY_H5PY = (
     {"chunks": True, "compression": "lzf"},
     {"chunks": True, "scaleoffset": 0},
+    *([{"chunks": True, "compression": "szip"}] if "szip" in h5py.filters.encode else []),
+    "nbit",
     "compact",
 )
 
 
-def read_runs(path: Path, name: str, runs: list[tuple[int, int]]) -> tuple[np.ndarray, Any]:
+def read_runs(
+    path: Path, name: str, runs: list[tuple[int, int]], place: str | None = None
+) -> tuple[np.ndarray, Any]:
     with h5py.File(path) as file:
         layout = describe(file[name], file, Column(name))
     starts, stops = [start for start, _ in runs], [stop for _, stop in runs]
-    with open_source(str(path)) as source:
+    with open_source(place or str(path)) as source:
         return RangeRead(source, [Want("gt1l", layout, starts, stops)]).finish()[0], layout
 
 
@@ -68,9 +74,19 @@ def create(file: h5py.File, name: str, values: np.ndarray, chunk: int, storage: 
         made = h5py.h5d.create(file.id, name.encode(), kind, space, plist)
         made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(values))
         return
+    if storage == "nbit":
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((chunk,))
+        plist.set_filter(h5py.h5z.FILTER_NBIT, 0, ())
+        space = h5py.h5s.create_simple(values.shape, (h5py.h5s.UNLIMITED,))
+        kind = h5py.h5t.py_create(values.dtype)
+        made = h5py.h5d.create(file.id, name.encode(), kind, space, plist)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(values))
+        return
     options = dict(storage)
     if "chunks" in options:
-        options |= {"chunks": (chunk,), "maxshape": (None,)}
+        least = 16 if options.get("compression") == "szip" else 1  # pixels of one of its blocks
+        options |= {"chunks": (max(chunk, least),), "maxshape": (None,)}
     file.create_dataset(name, data=values, **options)
 
 
@@ -78,7 +94,9 @@ def create(file: h5py.File, name: str, values: np.ndarray, chunk: int, storage: 
     max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(data=st.data())
-def test_any_storage_gives_what_h5py_reads(data: st.DataObject, tmp_path: Path) -> None:
+def test_any_storage_gives_what_h5py_reads(
+    data: st.DataObject, tmp_path: Path, server: RangeServer
+) -> None:
     rows, chunk = data.draw(st.integers(0, 300)), data.draw(st.integers(1, 120))
     dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
     storage = data.draw(st.sampled_from(DIRECT + BY_H5PY))
@@ -87,7 +105,7 @@ def test_any_storage_gives_what_h5py_reads(data: st.DataObject, tmp_path: Path) 
     if storage == "compact" and not rows:
         storage = {}
     values = np.random.default_rng(rows).integers(0, 100, rows).astype(dtype)
-    path = tmp_path / "any.h5"
+    path = tmp_path / f"any-{next(_numbers)}.h5"
     with h5py.File(path, "w") as file:
         create(file, "values", values, chunk, storage)
     runs = data.draw(runs_of(rows))
@@ -96,6 +114,12 @@ def test_any_storage_gives_what_h5py_reads(data: st.DataObject, tmp_path: Path) 
     assert found.dtype == dtype.newbyteorder("=")
     if storage in BY_H5PY:
         assert not layout.direct
+    if data.draw(st.booleans()):
+        found, _ = read_runs(path, "values", runs, server.url(str(path)))
+        np.testing.assert_array_equal(found, expected(path, "values", runs))
+
+
+_numbers = itertools.count()
 
 
 @pytest.mark.parametrize("storage", DIRECT)

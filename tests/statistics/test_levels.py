@@ -244,6 +244,13 @@ def test_coarse_values_have_the_declared_dtypes_and_fill_values():
     assert levels[2].values["top"].dtype == np.int8
 
 
+def test_extremes_of_large_integers_are_exact_at_every_order():
+    x = np.array([2**62 + 1, 2**62 + 3, 2**62 + 2])
+    statistics = {"top": compile_statistic("top", Statistic("max", source="x", dtype="int64"), "x")}
+    levels = aggregate_levels(statistics, np.array([0, 5, 15], "u2"), {"x": x}, 16, 2)
+    assert levels[2].values["top"].tolist() == [2**62 + 3]
+
+
 def test_a_count_that_overflows_in_a_coarse_cell_is_an_error():
     statistics = {"n": compile_statistic("n", Statistic("len", source="x", dtype="int8"), ["x"])}
     child = np.repeat(np.arange(4), 100).astype("u2")

@@ -185,7 +185,7 @@ def test_names_are_the_same_in_every_process():
 
 
 def test_cells_without_rows_hold_what_changes_nothing():
-    child, columns = observations(1)
+    child, columns = observations(1, missing=0.97, size=300)  # some cells have nothing but NaN
     state = states(MERGED, child, columns, 64)
     nothing = {spec.name: spec.empty(64) for spec in state_specs(MERGED)}
     both = {name: np.stack([state[name], nothing[name]], 1).reshape(128, -1) for name in state}
