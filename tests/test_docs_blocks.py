@@ -156,6 +156,12 @@ def test_every_page_is_in_the_navigation():
     assert sorted(named) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
+def test_every_benchmark_is_named_on_the_page_of_performance():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"measure.py"}
+    assert not {name for name in scripts if f"benchmarks/{name}" not in text}
+
+
 def test_every_picture_says_what_it_shows():
     for page in PAGES:
         for text, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
