@@ -190,7 +190,7 @@ def _help(action: argparse.Action) -> str:
 
 def _literal(text: str) -> str:
     """Return text of the command line as Markdown, in which it has no marks."""
-    return re.sub(r"([*_<>$\\])", r"\\\1", text)
+    return re.sub(r"([*_\\])", r"\\\1", text).replace("<", "&lt;")
 
 
 # What mkdocs calls --------------------------------------------------------------------------------
