@@ -113,7 +113,7 @@ def test_files_stay_small():
 
 
 def test_the_house_stays_small():
-    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 13_000
+    assert sum(code_lines(p) for p in MODULES if room(p) != "testing") < 18_000
 
 
 def code_lines(path):

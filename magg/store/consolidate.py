@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ from magg.errors import StoreError
 from magg.grid import Words, from_decimal, nested_ids, to_decimal
 from magg.statistics import Compiled, from_state
 from magg.store import lock, makings, pieces, records, shared
+from magg.store.chunkbytes import encode, in_chunks, is_fill
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
 from magg.store.groups import COORDINATES
 from magg.store.levels import Holdings, Level, levels_of
 from magg.store.marks import list_marks_of
 from magg.store.merge_up import Gathering, States, alike, one_order_up
-from magg.store.open import open_objects, open_store
+from magg.store.open import open_objects, open_store, remove_objects
 from magg.store.pieces import Piece, PieceName, read_piece
 from magg.store.shared import Manifest
 
@@ -188,7 +189,7 @@ def _write(
     gathering = Gathering(statistics, Counter(cell >> 2 for cell in ids.values()))
     found_all = True
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        buffers = [_Buffer(root, level, len(parents), pool) for level in pieces.shared(levels)]
+        buffers = [_Buffer(root, objects, level, pool) for level in pieces.shared(levels)]
         for start in range(0, len(parents), PIECES_A_BLOCK):
             check()
             block = [to_decimal(word) for word in parents[start : start + PIECES_A_BLOCK]]
@@ -203,7 +204,9 @@ def _write(
         for buffer in buffers:
             buffer.flush()
         if below:
-            _write_below(root, below, parents, gathering.finished(), statistics, pool, check)
+            _write_below(
+                root, objects, below, parents, gathering.finished(), statistics, pool, check
+            )
     return found_all
 
 
@@ -219,13 +222,11 @@ class _Buffer:
     """A chunk of every variable of one level, written when it is full."""
 
     def __init__(
-        self, root: zarr.Group, level: Level, parents: int, pool: ThreadPoolExecutor
+        self, root: zarr.Group, objects: ObjectStore, level: Level, pool: ThreadPoolExecutor
     ) -> None:
-        group = root[f"{level.order}"]
-        self._arrays = {n: array for n, array in group.arrays() if n not in COORDINATES}
-        self._level, self._pool = level, pool
-        self._start, self._used = 0, 0
-        self._room = parents * level.per_parent
+        self._arrays = _variables(root, level)
+        self._objects, self._level, self._pool = objects, level, pool
+        self._chunk, self._used = 0, 0
         self._values = self._empty()
 
     def add(self, values: Mapping[int, Mapping[str, NDArray[Any]]]) -> None:
@@ -241,12 +242,12 @@ class _Buffer:
     def flush(self) -> None:
         """Write what there is."""
         if self._used:
-            stop = min(self._start + self._used, self._room)
-            write = _writer(slice(self._start, stop))
-            written = self._pool.map(write, self._arrays.values(), self._values.values())
-            for _ in written:
-                pass
-            self._start, self._used, self._values = stop, 0, self._empty()
+            chunks = [
+                _Chunk(_name(self._level, name, self._chunk), values, self._arrays[name].fill_value)
+                for name, values in self._values.items()
+            ]
+            _put(self._objects, chunks, self._pool)
+            self._chunk, self._used, self._values = self._chunk + 1, 0, self._empty()
 
     def _empty(self) -> dict[str, NDArray[Any]]:
         return {
@@ -255,15 +256,37 @@ class _Buffer:
         }
 
 
-def _writer(there: slice) -> Callable[[zarr.Array[Any], NDArray[Any]], None]:
-    def write(array: zarr.Array[Any], values: NDArray[Any]) -> None:
-        array[there] = values[: there.stop - there.start]
+class _Chunk(NamedTuple):
+    name: str
+    values: NDArray[Any]
+    fill: Any
 
-    return write
+
+def _variables(root: zarr.Group, level: Level) -> dict[str, zarr.Array[Any]]:
+    group = root[f"{level.order}"]
+    return {name: array for name, array in group.arrays() if name not in COORDINATES}
+
+
+def _name(level: Level, variable: str, chunk: int) -> str:
+    return f"{level.order}/{variable}/c/{chunk}"
+
+
+def _put(objects: ObjectStore, chunks: Iterable[_Chunk], pool: ThreadPoolExecutor) -> None:
+    """Write chunks, several at once; one that holds nothing is no object."""
+
+    def put(chunk: _Chunk) -> None:
+        if is_fill(chunk.values, chunk.fill):
+            remove_objects(objects, chunk.name)
+        else:
+            objects.put(chunk.name, encode(chunk.values))
+
+    for _ in pool.map(put, chunks):
+        pass
 
 
 def _write_below(
     root: zarr.Group,
+    objects: ObjectStore,
     levels: list[Level],
     parents: Words,
     states: States,
@@ -280,30 +303,30 @@ def _write_below(
         check()
         ids = level.ids(parents)
         places = dict(zip(ids.tolist(), range(len(ids)), strict=True))
-        found = _values_of(root[f"{order}"], places, states, statistics)
-        for _ in pool.map(_write_whole, *zip(*found, strict=True)):
-            pass
-
-
-def _write_whole(array: zarr.Array[Any], values: NDArray[Any]) -> None:
-    array[:] = values
+        arrays = _variables(root, level)
+        found = _values_of(arrays, places, states, statistics)
+        chunks = [
+            _Chunk(_name(level, name, number), part, arrays[name].fill_value)
+            for name, values in found
+            for number, part in enumerate(in_chunks(values, level.chunk, arrays[name].fill_value))
+        ]
+        _put(objects, chunks, pool)
 
 
 def _values_of(
-    group: zarr.Group,
+    arrays: Mapping[str, zarr.Array[Any]],
     places: Mapping[int, int],
     states: States,
     statistics: Mapping[str, Compiled],
-) -> Iterator[tuple[zarr.Array[Any], NDArray[Any]]]:
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield the variables of a level and their values, fill values where these are not known."""
     known = [
         ([places[cell] for cell in cells], from_state(statistics, state))
         for cells, state in alike(states)
     ]
-    for name, array in group.arrays():
-        if name not in COORDINATES:
-            values = np.full(array.shape, array.fill_value, dtype=array.dtype)
-            for where, found in known:
-                if name in found:
-                    values[where] = found[name]
-            yield array, values
+    for name, array in arrays.items():
+        values = np.full(array.shape, array.fill_value, dtype=array.dtype)
+        for where, found in known:
+            if name in found:
+                values[where] = found[name]
+        yield name, values

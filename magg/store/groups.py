@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from magg.grid import Words, words_of
 from magg.statistics import Compiled, mergeable, state_specs, why_not_mergeable
 from magg.store import schema
+from magg.store.chunkbytes import compressor, encode, in_chunks, is_fill
 from magg.store.levels import STATE, Level
 from magg.store.schema import ArraySpec
 
 if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore
-    from zarr.abc.store import Store
 
 COORDINATES = ("cell_ids", "morton")
 OBSERVATIONS = "observations"
@@ -94,8 +94,6 @@ def grow(
     group: zarr.Group, specs: Iterable[ArraySpec], level: Level, held: Words, new: Words
 ) -> None:
     """Give every array room for all parent cells, and the new cells their coordinates."""
-    from zarr.codecs import BloscCodec
-
     before = len(level.ids(held))
     ids = level.ids(np.concatenate([held, new]))
     for spec in specs:
@@ -107,7 +105,7 @@ def grow(
                 chunks=chunk,
                 dtype=spec.dtype,
                 fill_value=spec.fill,
-                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+                compressors=compressor(),
                 dimension_names=(schema.DIMENSION, *(f"{spec.name}_{n}" for n in spec.extra)),
                 attributes=spec.attributes,
             )
@@ -127,7 +125,6 @@ def read_documents(objects: ObjectStore, level: Level, names: Iterable[str]) -> 
 
 
 def add_levels(
-    store: Store,
     objects: ObjectStore,
     levels: Iterable[tuple[Level, Contents | None]],
     held: Words,
@@ -143,9 +140,8 @@ def add_levels(
 
     Parameters
     ----------
-    store : zarr.abc.store.Store
     objects : ObjectStore
-        The same place.
+        Where the store is.
     levels : iterable of (Level, Contents or None)
         Without contents, a group stays as it is but for its length.
     held, new : ndarray of uint64
@@ -157,14 +153,13 @@ def add_levels(
     """
 
     def add(wanted: tuple[Level, Contents | None]) -> Contents:
-        return _add_level(store, objects, wanted[0], wanted[1], held, new, leaf, attributes)
+        return _add_level(objects, wanted[0], wanted[1], held, new, leaf, attributes)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(add, levels))
 
 
 def _add_level(
-    store: Store,
     objects: ObjectStore,
     level: Level,
     contents: Contents | None,
@@ -186,7 +181,7 @@ def _add_level(
         for name in (*COORDINATES, *contents.accuracy):
             document = _coarser(leaf[name], level, len(ids), contents.accuracy.get(name, ""))
             _write(objects, f"{level.order}/{name}", document)
-        _write_coordinates(store, level, ids, len(level.ids(held)))
+        _write_coordinates(objects, level, ids, len(level.ids(held)))
     wanted = schema.level_attributes(attributes, level.order, **vars(contents))
     wanted = json.loads(json.dumps(wanted))  # as they are read
     if made != wanted:
@@ -205,14 +200,18 @@ def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -
     return {**leaf, "shape": [cells], "chunk_grid": chunks, "attributes": attributes}
 
 
-def _write_coordinates(store: Store, level: Level, ids: NDArray[np.uint64], start: int) -> None:
-    import zarr
-
-    if len(ids) > start:
-        values = (ids[start:], words_of(ids[start:], level.order))
-        for name, new in zip(COORDINATES, values, strict=True):
-            array = zarr.open_array(store, path=f"{level.order}/{name}", mode="r+")
-            array[start:] = new
+def _write_coordinates(
+    objects: ObjectStore, level: Level, ids: NDArray[np.uint64], start: int
+) -> None:
+    """Write the chunks that hold cells from a place on."""
+    if len(ids) == start:
+        return
+    first = start // level.chunk
+    rest = ids[first * level.chunk :]
+    for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
+        for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
+            if not is_fill(part, 0):
+                objects.put(f"{level.order}/{name}/c/{number}", encode(part))
 
 
 def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:

@@ -6,15 +6,15 @@ the coarser orders that the cell was made for, with all statistics, and ``state`
 of its child cells was kept, such as ``11-10-9-state``. The source is ``rows`` where the statistics
 were computed from the observations, ``leaves`` where from what the store holds of the child cells.
 
-The object is compressed with zlib. It holds arrays in NumPy's ``.npy`` format, without pickles, one
-after the other: which orders it has values for (uint8), then for each of these the statistics, a
-row for each cell and a named field for each statistic, and last the state of the parent cell, one
-row with a named field for each array of states (see `magg.statistics.state_specs`).
+The object is compressed with zlib. Its first line is JSON: a list that names its arrays, each with
+its order (or ``null`` where it is of the state of the parent cell; `magg.statistics.state_specs`),
+name, dtype and shape. Their little-endian bytes follow in the same order.
 """
 
 from __future__ import annotations
 
-import io
+import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,12 +85,14 @@ class PieceName:
 
 def encode(piece: Piece) -> bytes:
     """Return the bytes of a piece."""
-    orders = sorted(piece.values, reverse=True)
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(orders, dtype=np.uint8), allow_pickle=False)
-    for arrays in (*(piece.values[order] for order in orders), piece.state):
-        np.save(buffer, _table(arrays), allow_pickle=False)
-    return zlib.compress(buffer.getvalue(), 1)
+    held = [(order, arrays) for order, arrays in sorted(piece.values.items(), reverse=True)]
+    header, body = [], []
+    for order, arrays in (*held, (None, piece.state)):
+        for name, array in arrays.items():
+            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            header.append([order, name, little.dtype.str, little.shape])
+            body.append(little.tobytes())
+    return zlib.compress(b"\n".join([json.dumps(header).encode(), b"".join(body)]), 1)
 
 
 def decode(data: bytes) -> Piece:
@@ -102,12 +104,17 @@ def decode(data: bytes) -> Piece:
         If they are not those of a piece.
     """
     try:
-        buffer = io.BytesIO(zlib.decompress(data))
-    except zlib.error as error:
+        head, _, body = zlib.decompress(data).partition(b"\n")
+        header, at = json.loads(head), 0
+    except (zlib.error, ValueError) as error:
         raise ValueError(f"is no piece ({error})") from None
-    orders = np.load(buffer, allow_pickle=False)
-    *values, state = (_arrays(np.load(buffer, allow_pickle=False)) for _ in range(len(orders) + 1))
-    return Piece(dict(zip(orders.tolist(), values, strict=True)), state)
+    values: dict[int, dict[str, NDArray[Any]]] = {}
+    state: dict[str, NDArray[Any]] = {}
+    for order, name, kind, shape in header:
+        array = np.frombuffer(body, np.dtype(kind), math.prod(shape), at).reshape(shape)
+        at += array.nbytes
+        (state if order is None else values.setdefault(order, {}))[name] = array
+    return Piece(values, state)
 
 
 def read_piece(objects: ObjectStore, name: PieceName) -> Piece | None:
@@ -126,17 +133,3 @@ def write_piece(objects: ObjectStore, name: PieceName, piece: Piece) -> None:
 def shared(levels: Iterable[Level]) -> list[Level]:
     """Return the levels whose values are in pieces."""
     return [level for level in levels if not level.is_own and not level.is_below]
-
-
-def _table(arrays: Values) -> NDArray[Any]:
-    """Return arrays of equal length as one array of named fields."""
-    length = len(next(iter(arrays.values()))) if arrays else 0
-    fields = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
-    table = np.zeros(length, dtype=fields)
-    for name, array in arrays.items():
-        table[name] = array
-    return table
-
-
-def _arrays(table: NDArray[Any]) -> Values:
-    return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}

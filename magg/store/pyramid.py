@@ -119,7 +119,6 @@ def _add_orders(path: str, region: str | None, orders: Collection[int]) -> None:
         levels, names = levels_of(grid, lacking), variables_of(leaf)
         contents = [_contents(statistics_of(root), names, level, sources) for level in levels]
         groups.add_levels(
-            open_store(path, region=region),
             objects,
             zip(levels, contents, strict=True),
             parents,

@@ -262,7 +262,7 @@ def _complete(
     if levels:
         documents = groups.read_documents(objects, leaf, [spec.name for spec in specs])
         made = groups.add_levels(
-            store, objects, zip(levels, contents, strict=True), held, new, documents, attributes
+            objects, zip(levels, contents, strict=True), held, new, documents, attributes
         )
         full = (each.made_from == groups.OBSERVATIONS for each in made)
         in_full = [level.order for level, is_full in zip(levels, full, strict=True) if is_full]

@@ -175,6 +175,9 @@ def test_the_deployed_handler_knows_cells_and_refuses_the_rest(capsys):
     assert SECRET not in json.dumps(answer) + logged(capsys)[1]
     answer = lambda_handler(event(repeat, "x") | {"function": "os.system"}, CONTEXT)
     assert isinstance(answer, dict)
-    assert "describe_worker, process_cell" in answer["error"]["message"]
+    assert (
+        "describe_worker, look_at_granules, process_cell, survey_granule"
+        in answer["error"]["message"]
+    )
     with pytest.raises(PayloadError):
         CALLS.result(repeat, answer)
