@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 CONTRACTS ?= tests/executors/test_*_contract.py
 
-.PHONY: demo test slow contract live lint bench examples clean
+.PHONY: demo test slow contract live lint docs bench examples clean
 
 demo: $(VENV)/.demo
 	$(BIN)/magg demo
@@ -32,6 +32,10 @@ lint: $(VENV)/.test
 	$(BIN)/cfn-lint magg/deploy/template.yaml
 	$(BIN)/shellcheck scripts/*.sh
 
+# Into build/site/, with whatever warns being an error; nothing is fetched.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.test
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -48,6 +52,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/bin/pip
 
 $(VENV)/.test: pyproject.toml $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:

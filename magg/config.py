@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Paths of the coordinates inside a granule, with ``{group}`` for the beam."""
+    """Paths of the coordinates inside a granule (degrees), with ``{group}`` for the beam."""
 
     latitude: str
     longitude: str
@@ -100,7 +100,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class CoordinateVariable:
-    """A coordinate of the store. Both are always written, as uint64; kept for older configs."""
+    """A coordinate of the store. Kept for older configs: both are always written, as uint64."""
 
     dtype: Literal["uint64", "int64"] = "uint64"
     fill_value: int = 0
@@ -123,12 +123,15 @@ class OutputGrid:
     Parameters
     ----------
     child_order : int
+        Of the child cells, the units of output; 12 makes cells of about 1.6 km.
     parent_order : int, optional
-        Taken from the catalog where left out.
+        Of the parent cells, the units of work; taken from the catalog where left out.
     orders : tuple of int, optional
         All orders that the store is to hold, the child order among them.
     coarsest_order : int, optional
         In place of ``orders``: every order from this one to the child order.
+    type, indexing_scheme : str
+        There is no other.
     """
 
     child_order: int
@@ -147,7 +150,7 @@ class Output:
     ----------
     grid : OutputGrid
     store : str, optional
-        A local path or ``s3://bucket/prefix``.
+        A local path or ``s3://bucket/prefix``; ``run(store=...)`` overrides it.
     state : bool, default False
         Keep, beside the statistics of the child cells, what they can be merged from, so that
         `magg.build_pyramid` can make coarser orders exactly.
@@ -160,7 +163,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Temporal:
-    """Dates (ISO 8601) between which granules are wanted."""
+    """Dates (ISO 8601), both included, between which granules are wanted."""
 
     start_date: str
     end_date: str
@@ -176,7 +179,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything that a config file says; make one with `load_config`."""
+    """Everything that a config file says; make one with `load_config`.
+
+    Parameters
+    ----------
+    catalog : str, optional
+        A path or URL; ``run(catalog=...)`` overrides it.
+    """
 
     data_source: DataSource
     aggregation: Aggregation
