@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from docs_blocks import PAGES, ROOT, all_blocks, blocks
 from test_earthdata_run import footprint
 
 from magg import Catalog
+from magg.cli import main
 from magg.worker import FUNCTIONS
 
 FUNCTION = "process-morton-cell"
@@ -187,3 +189,37 @@ def test_no_block_is_left_out_but_those_named_here():
     assert {block.title for block in all_blocks("python")} - {""} == CONDITIONS.keys()
     left_out = [block for block in all_blocks("python") if block.title]
     assert len(left_out) == 1
+
+
+# Pages whose commands need nothing but what the demonstration leaves, and what they do not: the
+# demonstration itself is run by `make demo`.
+LOCAL_PAGES = ("README.md", "quick-start.md", "results.md", "catalogs.md")
+ELSEWHERE = {("demo",), ("check",), ("catalog", "cmr")}
+
+
+def local_commands(page):
+    """Return the arguments of each local command of magg on a page, and where its output goes."""
+    found = []
+    for block in blocks(page, "console"):
+        for line in block.code.splitlines():
+            command, _, target = line.partition(">")
+            words = shlex.split(command, comments=True)
+            if words[:1] == ["magg"] and "..." not in words and "--help" not in words:
+                found.append((words[1:], target.strip()))
+    return [
+        (words, target)
+        for words, target in found
+        if not {tuple(words[:1]), tuple(words[:2])} & ELSEWHERE
+    ]
+
+
+@pytest.mark.parametrize("name", LOCAL_PAGES)
+def test_the_local_commands_of_a_page_run(name, folder, capsys):
+    page = next(page for page in PAGES if page.name == name)
+    commands = local_commands(page)
+    assert len(commands) > 1
+    for words, target in commands:
+        capsys.readouterr()
+        assert main(words) == 0, f"{name}: magg {' '.join(words)}"
+        if target:
+            Path(target).write_text(capsys.readouterr().out)
