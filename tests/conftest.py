@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def interruptible():
     """Let the programs that tests start be interrupted, also where a shell runs pytest with `&`."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_session_of_before(monkeypatch):
+    """Let `boto3.client` read the environment anew: it keeps one session for the whole process."""
+    if "boto3" in sys.modules:
+        monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
