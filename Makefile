@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 CONTRACTS ?= tests/executors/test_*_contract.py
+LEAVE_OUT ?=
 
 .PHONY: demo test slow contract live lint docs bench examples clean
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/magg demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not live"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not live" $(LEAVE_OUT:%=--ignore=%)
 
 # Hundreds of faults and kills at random moments: minutes, for those who change how cells are kept.
 slow: $(VENV)/.test

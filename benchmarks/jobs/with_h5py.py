@@ -9,12 +9,12 @@ as JSON.
 
 import json
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import zarr
 
+from magg import Catalog
 from magg.grid import Grid, child_indices, from_decimal, locate, prefixes
 
 BEAMS = ("gt1l", "gt1r", "gt2l", "gt2r", "gt3l", "gt3r")
@@ -59,7 +59,7 @@ def statistics_of(height, error):
 def main():
     """Go through the cells of the catalog."""
     catalog, store = sys.argv[1:]
-    cells = json.loads(Path(catalog).read_text())["catalog"]
+    cells = Catalog.load(catalog).cells
     grid = Grid(6, 12)
     group = zarr.open_group(store, mode="w")
     arrays = [
