@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from magg.failure import CellFailure, failure_of
 from magg.granules import GranuleRead, Rows, forget_sources, read_rows, use_access
 from magg.granules.packing import unpack
 from magg.grid import Grid, from_decimal
-from magg.statistics import Compiled, Level, aggregate, aggregate_levels
+from magg.statistics import Compiled, Level, aggregate, aggregate_levels, used_columns
 from magg.store import coarse, records
 from magg.store.chunks import forget_stores, write_chunks
 from magg.store.levels import NOTHING, Holdings
@@ -159,7 +159,7 @@ def failed(cell: str, error: BaseException, default: Kind = Kind.PERMANENT) -> C
 
 def _process(task: CellTask) -> CellResult:
     statistics = compile_statistics(task.config)
-    columns = {column for statistic in statistics.values() for column in statistic.columns}
+    columns = used_columns(statistics)
     rows, granules, skipped = _read(task, columns)
     levels = _aggregate(task, statistics, rows)
     observations = len(rows.child)
@@ -209,11 +209,12 @@ def _read(
     source = task.config.data_source
     known = unpack(task.layouts, task.granules, word, task.grid.parent_order, source, columns)
     granules = [granule for granule in task.granules if granule not in known.empty]
-    layouts: dict[str, Any] = {"layouts": known.layouts} if known.layouts else {}
     skipped: list[SkippedGranule] = []
     while True:
         try:
-            rows, read = read_rows(granules, word, task.grid, source, columns, **layouts)
+            rows, read = read_rows(
+                granules, word, task.grid, source, columns, layouts=known.layouts
+            )
         except GranuleError as error:
             # What may pass by itself is tried again, not given up.
             passing = classify(error) is not Kind.PERMANENT

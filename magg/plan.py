@@ -20,6 +20,7 @@ from magg.credentials import Access
 from magg.errors import CatalogError, ConfigError
 from magg.granules.packing import is_without_rows, pack
 from magg.grid import Grid, from_decimal
+from magg.statistics import used_columns
 from magg.store import records, schema, template
 from magg.store.levels import Holdings, levels_of
 from magg.store.marks import list_marks
@@ -97,8 +98,7 @@ class Plan:
     @functools.cached_property
     def columns(self) -> frozenset[str]:
         """The columns that the statistics use."""
-        statistics = compile_statistics(self.config).values()
-        return frozenset(column for statistic in statistics for column in statistic.columns)
+        return used_columns(compile_statistics(self.config))
 
     def _layouts(self, cell: str) -> str:
         """Return what the index says of a cell's granules, for its task."""

@@ -48,13 +48,13 @@ def slow_threads(quick, wait, patch=setattr):
     """Have all cells wait but the first so many."""
     read_rows, left, lock = magg.cell.read_rows, [quick], threading.Lock()
 
-    def slow(*arguments):
+    def slow(*arguments, **options):
         with lock:
             left[0] -= 1
             is_slow = left[0] < 0
         if is_slow:
             wait()
-        return read_rows(*arguments)
+        return read_rows(*arguments, **options)
 
     patch(magg.cell, "read_rows", slow)
 

@@ -58,8 +58,8 @@ def hooked(hook: Hook) -> Iterator[None]:
         hook("delete", key, lambda: None)
         return await zarr_delete(self, key)
 
-    def hooked_read(granules, word, *args):
-        return hook("read", str(word), lambda: read_rows(granules, word, *args))
+    def hooked_read(granules, word, *args, **kwargs):
+        return hook("read", str(word), lambda: read_rows(granules, word, *args, **kwargs))
 
     with _set(
         (zarr_files, "_put", hooked_write),

@@ -205,7 +205,7 @@ def test_many_scripts_of_faults_lose_nothing(small, tmp_path, batch):
         shutil.rmtree(tmp_path / "s.zarr")
 
 
-def synthetic_rows(granules, word, grid, source, columns):
+def synthetic_rows(granules, word, grid, source, columns, *, layouts):
     """Return a few rows that depend on the cell alone; some cells have none."""
     rng = np.random.default_rng(int(word) % 2**32)
     rows = int(rng.integers(0, 20))

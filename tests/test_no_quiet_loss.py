@@ -229,7 +229,7 @@ def test_skipping_never_hides_what_would_pass(small, store, monkeypatch):
 
     granule = str(small.granules[0])
 
-    def flaky(*_):
+    def flaky(*_, **__):
         text = f"{granule}: cannot be read (HTTP error: error sending request)"
         raise GranuleError(text, granule=granule)
 

@@ -70,10 +70,10 @@ def test_cells_that_are_to_be_done_again_are_left_out_before_the_first_of_them_s
 ):
     seen, read_rows = [], magg.cell.read_rows
 
-    def looking(*arguments):
+    def looking(*arguments, **options):
         manifest = read_manifest(open_objects(older))
         seen.append(set(manifest.cells) if manifest else set())
-        return read_rows(*arguments)
+        return read_rows(*arguments, **options)
 
     monkeypatch.setattr(magg.cell, "read_rows", looking)
     pyramid.small.run(older, max_workers=1)
@@ -252,11 +252,11 @@ def test_a_failed_cell_is_missing_from_every_order_and_the_others_are_there(
 ):
     store, read_rows, failed = tmp_path / "s.zarr", magg.cell.read_rows, []
 
-    def fails_once(*arguments):
+    def fails_once(*arguments, **options):
         if not failed:
             failed.append(True)
             raise ZeroDivisionError
-        return read_rows(*arguments)
+        return read_rows(*arguments, **options)
 
     monkeypatch.setattr(magg.cell, "read_rows", fails_once)
     summary = pyramid.small.run(store, max_workers=1)
@@ -314,10 +314,10 @@ def test_orders_that_are_added_while_a_run_of_the_child_order_goes_on_stay_right
     leaf_only = replace(pyramid.small, config=config)
     store, read_rows, added = tmp_path / "s.zarr", magg.cell.read_rows, []
 
-    def adds(*arguments):
+    def adds(*arguments, **options):
         if len(list_marks(str(store)).done) == 4 and not added:
             added.append(build_pyramid(store, coarsest_order=COARSER[-1]))
-        return read_rows(*arguments)
+        return read_rows(*arguments, **options)
 
     leaf_only.run(store, catalog=pyramid.catalogs["older"])
     monkeypatch.setattr(magg.cell, "read_rows", adds)

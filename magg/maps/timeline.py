@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from magg.amounts import dollars
+from magg.amounts import dollars, duration
 from magg.credentials import redact
 from magg.projections import Floats
 from magg.store.history import Moment
@@ -152,9 +152,7 @@ def _short(number: float) -> str:
 def _seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return duration(seconds)
 
 
 def _line(text: str) -> str:

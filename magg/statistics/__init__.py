@@ -1,7 +1,7 @@
 """Statistics of the rows of each child cell: what a config may declare, and how it is computed."""
 
 from magg.statistics.aggregate import aggregate
-from magg.statistics.declare import Compiled, Statistic, compile_statistic
+from magg.statistics.declare import Compiled, Statistic, compile_statistic, used_columns
 from magg.statistics.levels import Level, aggregate_levels
 from magg.statistics.merging import mergeable, why_not_mergeable
 from magg.statistics.registry import register_statistic, unregister_statistic
@@ -24,5 +24,6 @@ __all__ = [
     "state_of_values",
     "state_specs",
     "unregister_statistic",
+    "used_columns",
     "why_not_mergeable",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
@@ -185,6 +185,11 @@ def _expression(text: str, columns: Collection[str], key: str) -> Node:
         return compile_expression(text, columns)
     except StatisticError as error:
         raise StatisticError(str(error), field=key) from None
+
+
+def used_columns(statistics: Mapping[str, Compiled]) -> frozenset[str]:
+    """Return the columns that statistics use."""
+    return frozenset(column for each in statistics.values() for column in each.columns)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from magg.store.open import remove_objects
+
 if TYPE_CHECKING:
+    from obstore.store import ObjectStore
     from zarr.codecs import BloscCodec
 
 CNAME, LEVEL = "zstd", 5
@@ -38,6 +41,19 @@ def encode(values: NDArray[Any]) -> bytes:
 
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     return bytes(Blosc(cname=CNAME, clevel=LEVEL, shuffle=Blosc.SHUFFLE).encode(little))
+
+
+def chunk_name(group: int | str, variable: str, chunk: int) -> str:
+    """Return the name of the object that holds a chunk."""
+    return f"{group}/{variable}/c/{chunk}"
+
+
+def put_chunk(objects: ObjectStore, name: str, values: NDArray[Any], fill: Any) -> None:
+    """Write a chunk; one that holds nothing but fill values is no object."""
+    if is_fill(values, fill):
+        remove_objects(objects, name)
+    else:
+        objects.put(name, encode(values))
 
 
 def in_chunks(values: NDArray[Any], length: int, fill: Any) -> Iterator[NDArray[Any]]:

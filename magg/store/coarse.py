@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from magg.grid import Grid
 from magg.store import pieces, shared
+from magg.store.chunkbytes import chunk_name
 from magg.store.chunks import write_coarse_chunks
 from magg.store.declared import grid_of_store, variables_of
 from magg.store.levels import STATE, Holdings, levels_of
@@ -85,7 +86,7 @@ def take_back(
     remove_together(objects, object_names(objects, f"{PIECES}/{cell}"))
     names = tuple(variables)
     own = [f"{o.order}" for o in levels_of(grid, orders) if o.is_own]
-    remove_together(objects, [f"{group}/{name}/c/{chunk}" for group in own for name in names])
+    remove_together(objects, [chunk_name(group, name, chunk) for group in own for name in names])
 
 
 def take_back_all(path: str, cell: str, chunk: int, region: str | None = None) -> None:

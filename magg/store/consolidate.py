@@ -21,13 +21,13 @@ from magg.errors import StoreError
 from magg.grid import Words, from_decimal, nested_ids, to_decimal
 from magg.statistics import Compiled, from_state
 from magg.store import lock, makings, pieces, records, shared
-from magg.store.chunkbytes import encode, in_chunks, is_fill
+from magg.store.chunkbytes import chunk_name, in_chunks, put_chunk
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
 from magg.store.groups import COORDINATES, Contents
 from magg.store.levels import Holdings, Level, levels_of
 from magg.store.marks import list_marks_of
 from magg.store.merge_up import Gathering, States, alike, one_order_up
-from magg.store.open import open_objects, open_store, remove_objects
+from magg.store.open import open_objects, open_store
 from magg.store.pieces import Piece, PieceName, read_piece
 from magg.store.shared import Manifest
 
@@ -245,8 +245,9 @@ class _Buffer:
     def flush(self) -> None:
         """Write what there is."""
         if self._used:
+            order = self._level.order
             chunks = [
-                _Chunk(_name(self._level, name, self._chunk), values, self._arrays[name].fill_value)
+                _Chunk(chunk_name(order, name, self._chunk), values, self._arrays[name].fill_value)
                 for name, values in self._values.items()
             ]
             _put(self._objects, chunks, self._pool)
@@ -276,20 +277,9 @@ def _variables(root: zarr.Group, levels: list[Level]) -> dict[int, Arrays]:
     return found
 
 
-def _name(level: Level, variable: str, chunk: int) -> str:
-    return f"{level.order}/{variable}/c/{chunk}"
-
-
 def _put(objects: ObjectStore, chunks: Iterable[_Chunk], pool: ThreadPoolExecutor) -> None:
-    """Write chunks, several at once; one that holds nothing is no object."""
-
-    def put(chunk: _Chunk) -> None:
-        if is_fill(chunk.values, chunk.fill):
-            remove_objects(objects, chunk.name)
-        else:
-            objects.put(chunk.name, encode(chunk.values))
-
-    for _ in pool.map(put, chunks):
+    """Write chunks, several at once."""
+    for _ in pool.map(lambda chunk: put_chunk(objects, *chunk), chunks):
         pass
 
 
@@ -315,7 +305,7 @@ def _write_below(
         arrays = variables[order]
         found = _values_of(arrays, places, states, statistics)
         chunks = [
-            _Chunk(_name(level, name, number), part, arrays[name].fill_value)
+            _Chunk(chunk_name(order, name, number), part, arrays[name].fill_value)
             for name, values in found
             for number, part in enumerate(in_chunks(values, level.chunk, arrays[name].fill_value))
         ]

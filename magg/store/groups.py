@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from magg.grid import Words, words_of
 from magg.statistics import Compiled, mergeable, state_specs, why_not_mergeable
 from magg.store import schema
-from magg.store.chunkbytes import compressor, encode, in_chunks, is_fill
+from magg.store.chunkbytes import chunk_name, compressor, in_chunks, put_chunk
 from magg.store.levels import STATE, Level
 from magg.store.schema import ArraySpec
 
@@ -97,20 +97,19 @@ def grow(
     before = len(level.ids(held))
     ids = level.ids(np.concatenate([held, new]))
     for spec in specs:
-        shape, chunk = (len(ids), *spec.extra), (level.chunk, *spec.extra)
         if spec.name not in group:
             group.create_array(
                 spec.name,
-                shape=shape,
-                chunks=chunk,
+                shape=ids.shape,
+                chunks=(level.chunk,),
                 dtype=spec.dtype,
                 fill_value=spec.fill,
                 compressors=compressor(),
-                dimension_names=(schema.DIMENSION, *(f"{spec.name}_{n}" for n in spec.extra)),
+                dimension_names=(schema.DIMENSION,),
                 attributes=spec.attributes,
             )
-        elif group[spec.name].shape != shape:
-            group[spec.name].resize(shape)
+        elif group[spec.name].shape != ids.shape:
+            group[spec.name].resize(ids.shape)
     if len(ids) > before and all(name in group for name in COORDINATES):
         group["cell_ids"][before:] = ids[before:]
         group["morton"][before:] = words_of(ids[before:], level.order)
@@ -210,8 +209,7 @@ def _write_coordinates(
     rest = ids[first * level.chunk :]
     for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
         for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
-            if not is_fill(part, 0):
-                objects.put(f"{level.order}/{name}/c/{number}", encode(part))
+            put_chunk(objects, chunk_name(level.order, name, number), part, 0)
 
 
 def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:

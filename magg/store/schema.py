@@ -61,13 +61,12 @@ KEEPS_UNITS = {*CELL_METHODS, "quantile", "percentile"} - {"var"}
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array along the cells axis, and along others of the lengths ``extra``."""
+    """One array along the cells axis."""
 
     name: str
     dtype: np.dtype[Any]
     fill: np.generic
     attributes: dict[str, Any] = field(default_factory=dict)
-    extra: tuple[int, ...] = ()
 
 
 def array_specs(
