@@ -7,6 +7,8 @@ plain data, and it never raises: what goes wrong with a cell is part of its resu
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,11 @@ from magg.store.chunks import forget_stores, write_chunks
 from magg.store.levels import NOTHING, Holdings
 from magg.store.pieces import PieceName
 from magg.store.records import SkippedGranule
+
+# One cell at a time is aggregated. That is thousands of short NumPy calls, each of which gives the
+# interpreter's lock away, and threads that trade it so often take twice the CPU. And what
+# aggregating needs beside rows and outputs is in memory once, whatever the number of threads.
+_aggregating = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -230,10 +237,12 @@ def _read(
 def _aggregate(task: CellTask, statistics: Mapping[str, Compiled], rows: Rows) -> list[Level]:
     """Compute the statistics of a cell at the child order, and where wanted at coarser ones."""
     grid = task.grid
-    if task.coarser == NOTHING:
-        return [Level(aggregate(statistics, rows.child, rows.columns, grid.children))]
+    child, columns = rows.child, rows.columns
     depth = grid.child_order - grid.parent_order
-    return aggregate_levels(statistics, rows.child, rows.columns, grid.children, depth, state=True)
+    with _aggregating:
+        if task.coarser == NOTHING:
+            return [Level(aggregate(statistics, child, columns, grid.children))]
+        return aggregate_levels(statistics, child, columns, grid.children, depth, state=True)
 
 
 def _write_chunks(task: CellTask, levels: list[Level]) -> None:
@@ -286,3 +295,13 @@ def _python_ends() -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def _forget() -> None:
+    """Begin anew in a process that was forked while another thread held the lock."""
+    global _aggregating
+    _aggregating = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from magg.errors import StoreError
 from magg.grid import Words, from_decimal, nested_ids, to_decimal
 from magg.statistics import Compiled, from_state
 from magg.store import lock, makings, pieces, records, shared
-from magg.store.chunkbytes import chunk_name, in_chunks, put_chunk
+from magg.store.chunkbytes import Chunk, chunk_name, in_chunks, put_chunks
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
 from magg.store.groups import COORDINATES, Contents
 from magg.store.levels import Holdings, Level, levels_of
@@ -247,10 +247,10 @@ class _Buffer:
         if self._used:
             order = self._level.order
             chunks = [
-                _Chunk(chunk_name(order, name, self._chunk), values, self._arrays[name].fill_value)
+                Chunk(chunk_name(order, name, self._chunk), values, self._arrays[name].fill_value)
                 for name, values in self._values.items()
             ]
-            _put(self._objects, chunks, self._pool)
+            put_chunks(self._objects, chunks, self._pool)
             self._chunk, self._used, self._values = self._chunk + 1, 0, self._empty()
 
     def _empty(self) -> dict[str, NDArray[Any]]:
@@ -258,12 +258,6 @@ class _Buffer:
             name: np.full(self._level.chunk, array.fill_value, dtype=array.dtype)
             for name, array in self._arrays.items()
         }
-
-
-class _Chunk(NamedTuple):
-    name: str
-    values: NDArray[Any]
-    fill: Any
 
 
 def _variables(root: zarr.Group, levels: list[Level]) -> dict[int, Arrays]:
@@ -275,12 +269,6 @@ def _variables(root: zarr.Group, levels: list[Level]) -> dict[int, Arrays]:
         held = Contents.of(root[f"{level.order}"].attrs, arrays).accuracy
         found[level.order] = {name: arrays[name] for name in held}
     return found
-
-
-def _put(objects: ObjectStore, chunks: Iterable[_Chunk], pool: ThreadPoolExecutor) -> None:
-    """Write chunks, several at once."""
-    for _ in pool.map(lambda chunk: put_chunk(objects, *chunk), chunks):
-        pass
 
 
 def _write_below(
@@ -305,11 +293,11 @@ def _write_below(
         arrays = variables[order]
         found = _values_of(arrays, places, states, statistics)
         chunks = [
-            _Chunk(chunk_name(order, name, number), part, arrays[name].fill_value)
+            Chunk(chunk_name(order, name, number), part, arrays[name].fill_value)
             for name, values in found
             for number, part in enumerate(in_chunks(values, level.chunk, arrays[name].fill_value))
         ]
-        _put(objects, chunks, pool)
+        put_chunks(objects, chunks, pool)
 
 
 def _values_of(

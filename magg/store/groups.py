@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from magg.grid import Words, words_of
 from magg.statistics import Compiled, mergeable, state_specs, why_not_mergeable
 from magg.store import schema
-from magg.store.chunkbytes import chunk_name, compressor, in_chunks, put_chunk
+from magg.store.chunkbytes import Chunk, chunk_name, compressor, in_chunks, put_chunks
 from magg.store.levels import STATE, Level
 from magg.store.schema import ArraySpec
 
@@ -150,42 +150,67 @@ def add_levels(
     attributes : mapping
         Those of the group of the child order.
     """
-
-    def add(wanted: tuple[Level, Contents | None]) -> Contents:
-        return _add_level(objects, wanted[0], wanted[1], held, new, leaf, attributes)
-
+    wanted = list(levels)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(add, levels))
+        groups = list(pool.map(lambda level: _read(objects, f"{level.order}"), dict(wanted)))
+        additions = [
+            _Addition.of(level, contents, group, held, new, leaf)
+            for (level, contents), group in zip(wanted, groups, strict=True)
+        ]
+        documents = [document for added in additions for document in added.arrays.items()]
+        _write_documents(objects, documents, pool)
+        put_chunks(objects, (chunk for added in additions for chunk in added.chunks), pool)
+        # Last, because a group without attributes is one that was never finished.
+        finished = [
+            (f"{level.order}", _GROUP | {"attributes": told})
+            for (level, _), group, added in zip(wanted, groups, additions, strict=True)
+            if (
+                told := _as_read(
+                    schema.level_attributes(attributes, level.order, **vars(added.contents))
+                )
+            )
+            != (group or {}).get("attributes")
+        ]
+        _write_documents(objects, finished, pool)
+    return [added.contents for added in additions]
 
 
-def _add_level(
-    objects: ObjectStore,
-    level: Level,
-    contents: Contents | None,
-    held: Words,
-    new: Words,
-    leaf: Documents,
-    attributes: Mapping[str, Any],
-) -> Contents:
-    group = _read(objects, f"{level.order}")
-    made = group["attributes"] if group else {}
-    if schema.PROVENANCE not in made:
-        held, new = held[:0], np.concatenate([held, new])  # it was never finished
-        before = None
-    else:
-        before = Contents.of(made, [name for name in leaf if name not in COORDINATES])
-    contents = contents or before or Contents()
-    if len(new) or contents != before:
+@dataclass(frozen=True)
+class _Addition:
+    """What is to be written to make or grow the group of an order, but for its own metadata."""
+
+    contents: Contents
+    arrays: Documents = field(default_factory=dict)
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        level: Level,
+        contents: Contents | None,
+        group: Mapping[str, Any] | None,
+        held: Words,
+        new: Words,
+        leaf: Documents,
+    ) -> _Addition:
+        made = group["attributes"] if group else {}
+        if schema.PROVENANCE not in made:
+            held, new = held[:0], np.concatenate([held, new])  # it was never finished
+            before = None
+        else:
+            before = Contents.of(made, [name for name in leaf if name not in COORDINATES])
+        contents = contents or before or Contents()
+        if not len(new) and contents == before:
+            return cls(contents)
         ids = level.ids(np.concatenate([held, new]))
-        for name in (*COORDINATES, *contents.accuracy):
-            document = _coarser(leaf[name], level, len(ids), contents.accuracy.get(name, ""))
-            _write(objects, f"{level.order}/{name}", document)
-        _write_coordinates(objects, level, ids, len(level.ids(held)))
-    wanted = schema.level_attributes(attributes, level.order, **vars(contents))
-    wanted = json.loads(json.dumps(wanted))  # as they are read
-    if made != wanted:
-        _write(objects, f"{level.order}", _GROUP | {"attributes": wanted})
-    return contents
+        names = (*COORDINATES, *contents.accuracy)
+        arrays = {
+            f"{level.order}/{name}": _coarser(
+                leaf[name], level, len(ids), contents.accuracy.get(name, "")
+            )
+            for name in names
+        }
+        return cls(contents, arrays, list(_coordinates(level, ids, len(level.ids(held)))))
 
 
 def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -> dict[str, Any]:
@@ -199,17 +224,15 @@ def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -
     return {**leaf, "shape": [cells], "chunk_grid": chunks, "attributes": attributes}
 
 
-def _write_coordinates(
-    objects: ObjectStore, level: Level, ids: NDArray[np.uint64], start: int
-) -> None:
-    """Write the chunks that hold cells from a place on."""
+def _coordinates(level: Level, ids: NDArray[np.uint64], start: int) -> Iterator[Chunk]:
+    """Yield the chunks of coordinates that hold cells from a place on."""
     if len(ids) == start:
         return
     first = start // level.chunk
     rest = ids[first * level.chunk :]
     for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
         for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
-            put_chunk(objects, chunk_name(level.order, name, number), part, 0)
+            yield Chunk(chunk_name(level.order, name, number), part, 0)
 
 
 def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
@@ -219,5 +242,15 @@ def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
         return None
 
 
-def _write(objects: ObjectStore, folder: str, document: Mapping[str, Any]) -> None:
-    objects.put(f"{folder}/zarr.json", json.dumps(document).encode())
+def _write_documents(
+    objects: ObjectStore, documents: Iterable[tuple[str, Mapping[str, Any]]], pool: Executor
+) -> None:
+    """Write metadata of groups or arrays, several at once."""
+    encoded = [(f"{folder}/zarr.json", json.dumps(about).encode()) for folder, about in documents]
+    for _ in pool.map(lambda one: objects.put(*one), encoded):
+        pass
+
+
+def _as_read(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as they are once they were written and read."""
+    return dict(json.loads(json.dumps(document)))

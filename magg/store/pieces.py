@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from magg.store.levels import STATE, Holdings, Level
@@ -92,7 +92,7 @@ def encode(piece: Piece) -> bytes:
             little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
             header.append([order, name, little.dtype.str, little.shape])
             body.append(little.tobytes())
-    return zlib.compress(b"\n".join([json.dumps(header).encode(), b"".join(body)]), 1)
+    return isal_zlib.compress(b"\n".join([json.dumps(header).encode(), b"".join(body)]), 1)
 
 
 def decode(data: bytes) -> Piece:
@@ -104,9 +104,9 @@ def decode(data: bytes) -> Piece:
         If they are not those of a piece.
     """
     try:
-        head, _, body = zlib.decompress(data).partition(b"\n")
+        head, _, body = isal_zlib.decompress(data).partition(b"\n")
         header, at = json.loads(head), 0
-    except (zlib.error, ValueError) as error:
+    except (isal_zlib.error, ValueError) as error:  # type: ignore[misc]  # typed as an instance
         raise ValueError(f"is no piece ({error})") from None
     values: dict[int, dict[str, NDArray[Any]]] = {}
     state: dict[str, NDArray[Any]] = {}
