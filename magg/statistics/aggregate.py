@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from magg.errors import StatisticError
 from magg.statistics.casting import cast, empty_output
 from magg.statistics.declare import Compiled
-from magg.statistics.ordering import blocks
+from magg.statistics.ordering import order_rows
 from magg.statistics.segments import Array, Block, Program
 
 
@@ -53,7 +53,7 @@ def aggregate(
     check_rows(statistics, child, columns, children)
     outputs = {key: empty_output(compiled, children) for key, compiled in statistics.items()}
     program = Program([compiled.node for compiled in statistics.values()])
-    for segments in blocks(child):
+    for segments in order_rows(child).blocks():
         results = program.run(Block(columns, segments.rows, segments.counts))
         for (key, compiled), values in zip(statistics.items(), results, strict=True):
             outputs[key][segments.cells] = cast(compiled, values)

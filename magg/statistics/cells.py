@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,30 @@ def levels_of(cells: Indices, counts: Indices, levels: int) -> list[Cells]:
         counts = np.add.reduceat(finer.counts, starts) if starts.size else finer.counts
         result.append(Cells(coarse[starts], counts, starts, finer.first_children[starts]))
     return result
+
+
+def within(levels: Sequence[Cells], first: int, last: int) -> list[Cells]:
+    """Return what some neighbouring cells of the coarsest level consist of, at every level.
+
+    Parameters
+    ----------
+    levels : sequence of Cells
+        As `levels_of` returns them.
+    first, last : int
+        Which of the cells of the coarsest level; the last is not among them.
+    """
+    result = []
+    for depth in range(len(levels) - 1, -1, -1):
+        level, some = levels[depth], slice(first, last)
+        starts, firsts = level.starts[some], level.first_children[some]
+        result.append(
+            Cells(level.cells[some], level.counts[some], starts - starts[0], firsts - firsts[0])
+        )
+        if depth:
+            is_last = last == level.cells.size
+            last = levels[depth - 1].cells.size if is_last else int(level.starts[last])
+            first = int(starts[0])
+    return result[::-1]
 
 
 def first_of_each(values: Indices) -> Indices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from magg.errors import StatisticError
 from magg.statistics.aggregate import check_rows
+from magg.statistics.bands import Ordered
 from magg.statistics.casting import cast, empty_output
 from magg.statistics.cells import Cells, levels_of
 from magg.statistics.declare import Compiled
@@ -24,10 +25,9 @@ from magg.statistics.merging import (
     order_statistics_among,
     states_among,
 )
-from magg.statistics.ordering import blocks
-from magg.statistics.rows import Column, RowsOfLevels
+from magg.statistics.ordering import Segments, order_rows
+from magg.statistics.rows import RowsOfLevels
 from magg.statistics.segments import Array, Block, Node, Program
-from magg.statistics.selection import Ordered
 from magg.statistics.states import Kept
 
 
@@ -63,9 +63,9 @@ def aggregate_levels(
     Counts, extremes and order statistics of every order are those of the rows, to the last bit;
     sums, and what is made of them, are within the rounding of float64.
 
-    Beside the outputs it takes what `aggregate` takes; for order statistics the values of one
-    column in their stored dtype (those of an expression in float64) and an eighth of that; for a
-    user's own function the rows that it gets, twice.
+    Beside the outputs it takes what `aggregate` takes and, for order statistics, a band of at most
+    a million rows (`magg.statistics.bands`); for a user's own function and for order statistics of
+    what compares rows with a statistic of their cell, the rows that these get, twice.
 
     Parameters
     ----------
@@ -96,11 +96,11 @@ def aggregate_levels(
     if levels < 0 or children % 4**levels:
         raise StatisticError(f"{children} child cells cannot be merged over {levels} orders")
     kept = Kept(statistics) if state else None
-    work = _Work([compiled.node for compiled in statistics.values()], child, columns)
-    finest = work.of_children(ordered=state or levels > 0)
-    cells = levels_of(work.cells, work.counts, levels)
     digests = {} if kept is None else {node.key: name for name, node in kept.digests.items()}
-    coarse, digested = work.of_coarse(finest, cells, digests)
+    work = _Work([compiled.node for compiled in statistics.values()], child, columns, levels)
+    cells = work.cells
+    finest = work.of_children(digests)
+    coarse, digested = work.of_coarse(finest, digests)
     results = _results(statistics, kept, children, cells[:1], finest)
     results += _results(statistics, kept, children >> 2, cells[1:], coarse)
     for key, name in digests.items():
@@ -118,59 +118,73 @@ class _Work:
         roots: Sequence[Node],
         child: NDArray[np.unsignedinteger],
         columns: Mapping[str, Array],
+        levels: int,
     ) -> None:
         self._roots = roots
-        self._child = child
         self._columns = columns
+        self._rows = order_rows(child)
+        self.cells = levels_of(self._rows.cells, self._rows.counts, levels)
         leaves = leaves_of([COUNT, *roots])
         self._states = states_among(leaves)
         self._orders: dict[str, list[Node]] = {}
         for node in order_statistics_among(leaves):
             self._orders.setdefault(node.inputs[0].key, []).append(node)
-        self._first = Column(child.size)
-        self.cells = self.counts = np.zeros(0, dtype=np.intp)
+        self._first: Ordered | None = None
 
-    def of_children(self, *, ordered: bool) -> Values:
-        """Return values of the child cells with rows; if asked for, keep what is ordered first."""
+    def of_children(self, digests: Collection[str]) -> Values:
+        """Return values of the child cells with rows; of_coarse gets what is ordered first."""
         nodes = [*self._roots, *self._states, *centres_of(self._states)]
-        first = [statistics[0].inputs[0] for statistics in self._orders.values()][:1]
-        program = Program([*nodes, *(first if ordered else ())])
-        cells, counts, pieces = [], [], []
-        for segments in blocks(self._child):
-            values = program.run(Block(self._columns, segments.rows, segments.counts))
-            if ordered and first:
-                self._first.append(values.pop())
-            cells.append(segments.cells)
-            counts.append(segments.counts)
-            pieces.append(values)
-        if not pieces:
+        if not self._rows.cells.size:
             return {}
-        self.cells, self.counts = np.concatenate(cells), np.concatenate(counts)
+        first = []
+        if self._orders and (digests or len(self.cells) > 1):
+            key, statistics = next(iter(self._orders.items()))
+            first = [statistics[0].inputs[0]]
+            self._first = self._ordered(key, digests)
+        program = Program([*nodes, *first])
+        pieces = []
+        for segments in self._rows.blocks():
+            values = program.run(Block(self._columns, segments.rows, segments.counts))
+            if self._first is not None:
+                self._first.append(values.pop())
+            pieces.append(values)
         arrays = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         return {node.key: array for node, array in zip(nodes, arrays, strict=True)}
 
-    def of_coarse(
-        self, finest: Values, cells: Sequence[Cells], digests: Collection[str]
-    ) -> tuple[Values, Values]:
+    def of_coarse(self, finest: Values, digests: Collection[str]) -> tuple[Values, Values]:
         """Return values of the coarse cells, one order after the other, and digests by key."""
-        if not self._child.size or not (digests or len(cells) > 1):
+        if not self._rows.cells.size or not (digests or len(self.cells) > 1):
             return {}, {}
-        values = self._merged(finest, cells)
+        values = self._merged(finest, self.cells)
         digested: Values = {}
         for key, statistics in self._orders.items():
-            ordered = Ordered(self._sorted_rows(key), cells, digests=key in digests)
-            if len(cells) > 1:
-                orders = [node.order for node in statistics if node.order is not None]
-                found = ordered.order_statistics(orders)
-                values.update(zip([node.key for node in statistics], found, strict=True))
+            rows = statistics[0].inputs[0]
+            ordered, self._first = self._first, None
+            if ordered is None:
+                ordered = self._ordered(key, digests)
+                for _, sorted_rows in self._each_block(rows):
+                    ordered.append(sorted_rows)
+            if ordered.is_partial:
+                ordered.complete(self._each_block(*rows.inputs))
+            found = ordered.order_statistics()
+            values.update(zip([node.key for node in statistics], found, strict=True))
             if key in digests:
                 digested[key] = ordered.digests()
-            del ordered  # all rows of a column, before those of the next
-        if len(cells) > 1:
+        if len(self.cells) > 1:
             known = [*self._states, *(node for nodes in self._orders.values() for node in nodes)]
-            RowsOfLevels(self._child, self._columns, cells).complete(self._roots, known, values)
+            RowsOfLevels(self._rows, self._columns, self.cells).complete(self._roots, known, values)
             evaluate(self._roots, values)
         return values, digested
+
+    def _ordered(self, key: str, digests: Collection[str]) -> Ordered:
+        orders = [node.order for node in self._orders[key] if node.order is not None]
+        return Ordered(self.cells, orders, digests=key in digests)
+
+    def _each_block(self, rows: Node) -> Iterator[tuple[Segments, Array]]:
+        program = Program([rows])
+        for segments in self._rows.blocks():
+            block = Block(self._columns, segments.rows, segments.counts)
+            yield segments, program.run(block)[0]
 
     def _merged(self, finest: Values, cells: Sequence[Cells]) -> Values:
         """Return the states of the coarse cells, and what they were merged with."""
@@ -188,16 +202,6 @@ class _Work:
         ]
         rest = merge(self._states, parts, np.concatenate(starts))
         return {key: np.concatenate([array, rest[key]]) for key, array in first.items()}
-
-    def _sorted_rows(self, key: str) -> Array:
-        if key == next(iter(self._orders)):
-            return self._first.taken()
-        program = Program([self._orders[key][0].inputs[0]])
-        rows = Column(self._child.size)
-        for segments in blocks(self._child):
-            block = Block(self._columns, segments.rows, segments.counts)
-            rows.append(program.run(block)[0])
-        return rows.taken()
 
 
 def _results(

@@ -8,8 +8,9 @@ a million rows, so that no permutation of all rows is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,29 +47,47 @@ class Segments:
     rows: slice | Indices
 
 
-def blocks(child: Children, block_rows: int = BLOCK_ROWS) -> Iterator[Segments]:
-    """Yield the rows in blocks of whole segments, in the order of child cells.
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """The rows of a parent cell in the order of child cells.
+
+    Parameters
+    ----------
+    cells : ndarray of int, shape (m,)
+        Child cells that have rows, ascending.
+    counts : ndarray of int, shape (m,)
+        Number of rows of each.
+    blocks : callable
+        Called with the most rows of a block, `BLOCK_ROWS` if left out, yields the rows in blocks of
+        whole segments, in the order of child cells; a single segment may have more.
+    """
+
+    cells: Indices
+    counts: Indices
+    blocks: Callable[..., Iterator[Segments]]
+
+
+def order_rows(child: Children) -> Ordering:
+    """Order rows by child cell; those of a cell stay in their original order.
 
     Parameters
     ----------
     child : ndarray of uint16 or uint32, shape (n,)
         Child cell of each row.
-    block_rows : int, optional
-        Most rows of a block, unless a single segment has more.
     """
     if not child.size:
-        return
+        none = np.zeros(0, dtype=np.intp)
+        return Ordering(none, none, partial(_blocks_of_rows, child, none, none))
     changes = child[1:] != child[:-1]
     if (np.count_nonzero(changes) + 1) * LONG_RUN <= child.size:
-        starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
-        del changes
-        yield from _blocks_of_runs(child, starts, block_rows)
-    else:
-        del changes
-        yield from _blocks_of_rows(child, block_rows)
+        return _order_runs(child, np.concatenate(([0], np.flatnonzero(changes) + 1)))
+    counts = _count(child)
+    cells = np.flatnonzero(counts)
+    counts = counts[cells]
+    return Ordering(cells, counts, partial(_blocks_of_rows, child, cells, counts))
 
 
-def _blocks_of_runs(child: Children, starts: Indices, block_rows: int) -> Iterator[Segments]:
+def _order_runs(child: Children, starts: Indices) -> Ordering:
     lengths = np.diff(starts, append=child.size)
     order = np.argsort(child[starts], kind="stable")
     starts, lengths = starts[order], lengths[order]
@@ -80,9 +99,24 @@ def _blocks_of_runs(child: Children, starts: Indices, block_rows: int) -> Iterat
     cells = run_cells[first_runs].astype(np.intp)
     segment_ends = ends[np.append(first_runs[1:], starts.size) - 1]
     counts = np.diff(segment_ends, prepend=0)
-    steps = np.arange(min(block_rows, child.size))
-    for first, last in _cuts(segment_ends, block_rows):
-        runs = slice(first_runs[first], first_runs[last] if last < cells.size else starts.size)
+    first_runs = np.append(first_runs, starts.size)
+    return Ordering(
+        cells, counts, partial(_blocks_of_runs, cells, counts, first_runs, shifts, lengths)
+    )
+
+
+def _blocks_of_runs(
+    cells: Indices,
+    counts: Indices,
+    first_runs: Indices,
+    shifts: Indices,
+    lengths: Indices,
+    block_rows: int = BLOCK_ROWS,
+) -> Iterator[Segments]:
+    segment_ends = np.cumsum(counts)
+    steps = np.arange(min(block_rows, int(segment_ends[-1])))
+    for first, last in cuts(segment_ends, block_rows):
+        runs = slice(first_runs[first], first_runs[last])
         stop = int(segment_ends[last - 1])
         start = stop - int(counts[first:last].sum())
         if runs.stop - runs.start == 1:
@@ -94,12 +128,10 @@ def _blocks_of_runs(child: Children, starts: Indices, block_rows: int) -> Iterat
         yield Segments(cells[first:last], counts[first:last], rows)
 
 
-def _blocks_of_rows(child: Children, block_rows: int) -> Iterator[Segments]:
-    counts = _count(child)
-    cells = np.flatnonzero(counts)
-    counts = counts[cells]
-    ends = np.cumsum(counts)
-    for band_first, band_last in _cuts(ends, BAND_ROWS):
+def _blocks_of_rows(
+    child: Children, cells: Indices, counts: Indices, block_rows: int = BLOCK_ROWS
+) -> Iterator[Segments]:
+    for band_first, band_last in cuts(np.cumsum(counts), BAND_ROWS):
         band = slice(band_first, band_last)
         if band_last - band_first == cells.size:
             rows = np.argsort(child, kind="stable")
@@ -107,15 +139,22 @@ def _blocks_of_rows(child: Children, block_rows: int) -> Iterator[Segments]:
             rows = _rows_between(child, int(cells[band_first]), int(cells[band_last - 1]))
             rows = rows[np.argsort(child[rows], kind="stable")]
         band_ends = np.cumsum(counts[band])
-        for first, last in _cuts(band_ends, block_rows):
+        for first, last in cuts(band_ends, block_rows):
             segments = slice(band_first + first, band_first + last)
             stop = int(band_ends[last - 1])
             start = stop - int(counts[segments].sum())
             yield Segments(cells[segments], counts[segments], rows[start:stop])
 
 
-def _cuts(ends: Indices, most: int) -> Iterator[tuple[int, int]]:
-    # Ranges of segments, as long as possible with at most so many rows, and at least one segment.
+def cuts(ends: Indices, most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of segments with at most so many rows each, or of one segment with more.
+
+    Parameters
+    ----------
+    ends : ndarray of int
+        How many rows there are up to the end of each segment.
+    most : int
+    """
     first, done = 0, 0
     while first < ends.size:
         last = max(first + 1, int(np.searchsorted(ends, done + most, side="right")))

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from magg.statistics.cells import Cells, first_of_each
 from magg.statistics.merging import Values, evaluate
 from magg.statistics.order import sort_segments
-from magg.statistics.ordering import Segments, blocks
+from magg.statistics.ordering import Ordering, Segments
 from magg.statistics.segments import Array, Block, Kind, Node, Program, is_local, reachable
 
 
@@ -32,7 +31,7 @@ class _Part:
     block: Block
 
 
-class Column:
+class _Column:
     """One value of each row, put together block by block.
 
     Parameters
@@ -65,19 +64,16 @@ class RowsOfLevels:
 
     Parameters
     ----------
-    child : ndarray of uint16 or uint32, shape (n,)
+    rows : Ordering
     columns : mapping of str to ndarray, shape (n,)
     levels : sequence of Cells
         The child order and the coarse ones, the finest first.
     """
 
     def __init__(
-        self,
-        child: NDArray[np.unsignedinteger],
-        columns: Mapping[str, Array],
-        levels: Sequence[Cells],
+        self, rows: Ordering, columns: Mapping[str, Array], levels: Sequence[Cells]
     ) -> None:
-        self._child = child
+        self._rows = rows
         self._columns = columns
         self._children = levels[0].cells
         self._levels = levels[1:]
@@ -113,7 +109,7 @@ class RowsOfLevels:
         evaluate(given, values)
         program = Program(folds, given)
         results: list[list[Array]] = [[] for _ in self._levels]
-        for segments in blocks(self._child):
+        for segments in self._rows.blocks():
             for index, result in enumerate(results):
                 part = self._part(index, segments)
                 computed = program.run(part.block, self._values(given, values, index, part))
@@ -152,8 +148,9 @@ class RowsOfLevels:
         given = _compared_with(nodes)
         evaluate(given, values)
         program = Program(nodes, given)
-        together = [Column(self._child.size) for _ in nodes]
-        for segments in blocks(self._child):
+        size = int(self._rows.counts.sum())
+        together = [_Column(size) for _ in nodes]
+        for segments in self._rows.blocks():
             part = self._part(index, segments)
             computed = program.run(part.block, self._values(given, values, index, part))
             for column, array in zip(together, computed, strict=True):

@@ -27,8 +27,49 @@ MOST_BETWEEN = 1 << 18
 Floats = NDArray[np.float64]
 
 
-class Ordered:
-    """The rows of a parent cell in the order of their values, of ever coarser cells.
+class Wanted:
+    """The ranks between which order statistics of some cells lie.
+
+    Parameters
+    ----------
+    orders : sequence of OrderStatistic
+    counts, known : ndarray of int, shape (m,)
+        Number of rows of each cell, with and without NaN.
+
+    Attributes
+    ----------
+    lower, upper : ndarray of int, shape (t, m)
+        The ranks of the neighbours, each pair once. Above the highest value comes the highest, and
+        where no value has a rank it means nothing.
+    """
+
+    def __init__(self, orders: Sequence[OrderStatistic], counts: Indices, known: Indices) -> None:
+        self._orders = orders
+        self._known = known
+        self._sizes = [counts if order.complete else np.maximum(known, 1) for order in orders]
+        self._ranks = [order.ranks(size) for order, size in zip(orders, self._sizes, strict=True)]
+        distinct = {lower.tobytes(): lower for lower, _ in self._ranks}
+        self._rows = {key: row for row, key in enumerate(distinct)}
+        last = np.maximum(known - 1, 0)
+        self.lower = np.minimum(np.stack(list(distinct.values())), last)
+        self.upper = np.minimum(self.lower + 1, last)
+
+    def between(self, below: Array, above: Array) -> Floats:
+        """Return the statistics, shape (s, m), from the values of the ranks, shape (t, m)."""
+        results = []
+        for order, size, (lower, upper) in zip(self._orders, self._sizes, self._ranks, strict=True):
+            row = self._rows[lower.tobytes()]
+            first = below[row].astype(np.float64)
+            second = np.where(upper > lower, above[row], below[row]).astype(np.float64)
+            with np.errstate(all="ignore"):
+                result = order.between(first, second, size)
+            result[self._known < size] = np.nan
+            results.append(result)
+        return np.stack(results)
+
+
+class Band:
+    """Rows of neighbouring cells in the order of their values, of ever coarser cells.
 
     Parameters
     ----------
@@ -37,22 +78,33 @@ class Ordered:
     levels : sequence of Cells
         The child order and the coarse ones, the finest first.
     digests : bool
-        Whether digests will be asked for.
+        Whether digests of the coarsest cells will be asked for.
+    step : int, optional
+        Every how many rows there are samples; by default what is best for these cells alone.
+    before : int, optional
+        How many runs other bands have, so that those of this one are sampled differently.
     """
 
-    def __init__(self, values: Array, levels: Sequence[Cells], *, digests: bool) -> None:
+    def __init__(
+        self,
+        values: Array,
+        levels: Sequence[Cells],
+        *,
+        digests: bool,
+        step: int | None = None,
+        before: int = 0,
+    ) -> None:
         self._values = values
         self._for_digests = digests
+        self._step, self._before = step, before
         self._levels = levels
         missing = missing_values(values, levels[0].first_rows, levels[0].counts)
-        # How many values of each cell are not NaN, for every order.
-        self._known = [levels[0].counts - missing]
-        for level in levels[1:]:
-            self._known.append(np.add.reduceat(self._known[-1], level.starts))
+        self.known = known_of(levels, levels[0].counts - missing)
+        """How many values of each cell are not NaN, for every order."""
         self._sorted = 0  # up to which level each cell is one run
-        self._samples: _Samples | None = None  # of the coarsest order
+        self._samples: Samples | None = None  # of the coarsest order
 
-    def order_statistics(self, orders: Sequence[OrderStatistic]) -> list[Floats]:
+    def order_statistics(self, orders: Sequence[OrderStatistic]) -> Floats:
         """Return order statistics of all coarse cells, one order after the other.
 
         Parameters
@@ -61,25 +113,11 @@ class Ordered:
 
         Returns
         -------
-        list of ndarray, shape (m,)
+        ndarray, shape (s, m)
         """
         counts = np.concatenate([level.counts for level in self._levels[1:]])
-        known = np.concatenate(self._known[1:])
-        sizes = [counts if order.complete else np.maximum(known, 1) for order in orders]
-        ranks = [order.ranks(size) for order, size in zip(orders, sizes, strict=True)]
-        places = {lower.tobytes(): lower for lower, _ in ranks}  # those that differ
-        below, above = self._at(np.stack(list(places.values())), known)
-        rows = {key: row for row, key in enumerate(places)}
-        results = []
-        for order, size, (lower, upper) in zip(orders, sizes, ranks, strict=True):
-            row = rows[lower.tobytes()]
-            first = below[row].astype(np.float64)
-            second = np.where(upper > lower, above[row], below[row]).astype(np.float64)
-            with np.errstate(all="ignore"):
-                result = order.between(first, second, size)
-            result[known < size] = np.nan
-            results.append(result)
-        return results
+        wanted = Wanted(orders, counts, np.concatenate(self.known[1:]))
+        return wanted.between(*self._at(wanted.lower, wanted.upper))
 
     def digests(self) -> Floats:
         """Return the digests of the cells of the coarsest order, shape (m, k, 2).
@@ -87,28 +125,29 @@ class Ordered:
         Of order statistics of coarse cells, these must have been asked for before.
         """
         if self._samples is None:
-            rows = zip(self._levels[-1].first_rows, self._known[-1], strict=True)
+            rows = zip(self._levels[-1].first_rows, self.known[-1], strict=True)
             return np.stack([digest_of_sample(self._values[f : f + n], n) for f, n in rows])
-        runs, sizes = self._levels[self._sorted], self._known[self._sorted]
-        firsts = np.searchsorted(runs.first_children, self._levels[-1].first_children)
-        digests = []
-        for points, first, size in zip(
-            self._samples.of_cells(), firsts, lengths_of(firsts, sizes.size), strict=True
-        ):
-            known = sizes[first : first + size]
-            starts = runs.first_rows[first : first + size][known > 0]
-            last = starts + known[known > 0] - 1
-            ends = self._values.take(np.concatenate([starts, last]))
-            digests.append(digest_of_sample(points, int(known.sum()), ends))
-        return np.stack(digests)
+        return digests_of(self._samples, self.known[-1], *self.ends())
 
-    def _at(self, ranks: Indices, known: Indices) -> tuple[Array, Array]:
-        # The values of ranks, shape (t, m), and of the ranks above them; above the highest comes
-        # the highest, and where no value has the rank they mean nothing.
-        last = np.maximum(known - 1, 0)
-        lower = np.minimum(ranks, last)
-        upper = np.minimum(lower + 1, last)
-        below, above = (np.empty(ranks.shape, dtype=self._values.dtype) for _ in range(2))
+    def samples(self) -> Samples:
+        """Return samples of the cells of the coarsest order; asked for as `digests` is."""
+        if self._samples is None:
+            assert self._step is not None  # noqa: S101 - or they could not be joined
+            self._samples = self._sampled(self._step)
+        return self._samples
+
+    def ends(self) -> tuple[Array, Array]:
+        """Return the lowest and the highest value of the cells of the coarsest order."""
+        runs, sizes = self._levels[self._sorted], self.known[self._sorted]
+        firsts = np.searchsorted(runs.first_children, self._levels[-1].first_children)
+        lows = self._values.take(runs.first_rows)
+        highs = self._values.take(runs.first_rows + np.maximum(sizes - 1, 0))
+        # Where a run has no value it begins with NaN, which these ignore.
+        return np.fmin.reduceat(lows, firsts), np.fmax.reduceat(highs, firsts)
+
+    def _at(self, lower: Indices, upper: Indices) -> tuple[Array, Array]:
+        # The values of ranks, shape (t, m).
+        below, above = (np.empty(lower.shape, dtype=self._values.dtype) for _ in range(2))
         done = 0
         for index, level in enumerate(self._levels[1:], 1):
             if self._values.size > SORTED_ROWS * level.cells.size:
@@ -120,16 +159,22 @@ class Ordered:
             below[:, these] = self._values.take(first + lower[:, these])
             above[:, these] = self._values.take(first + upper[:, these])
             done += first.size
-        if done < known.size:
+        if done < lower.shape[1]:
             self._select(below[:, done:], above[:, done:], lower[:, done:], upper[:, done:])
         return below, above
+
+    def _sampled(self, step: int) -> Samples:
+        runs, sizes = self._levels[self._sorted], self.known[self._sorted]
+        return Samples.of(self._values, runs.first_rows, sizes, step, self._before)
 
     def _select(self, below: Array, above: Array, lower: Indices, upper: Indices) -> None:
         # For all levels whose rows are not sorted, as many at once as need little memory.
         runs, levels = self._levels[self._sorted], self._levels[self._sorted + 1 :]
-        sizes, targets = self._known[self._sorted], len(lower)
-        step = _step(sizes, targets, alone=levels[-1].cells.size == 1, digests=self._for_digests)
-        self._samples = _Samples(self._values, runs.first_rows, sizes, step)
+        sizes, targets = self.known[self._sorted], len(lower)
+        step = self._step or best_step(
+            sizes, targets, alone=levels[-1].cells.size == 1, digests=self._for_digests
+        )
+        self._samples = self._sampled(step)
         together = max(1, MOST_BETWEEN // (targets * step * sizes.size))
         done = 0
         for first in range(0, len(levels), together):
@@ -226,9 +271,29 @@ class _Selection:
         return np.repeat(of_cells, self._runs_of_cells, axis=-1)
 
 
-def _step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
+def known_of(levels: Sequence[Cells], known: Indices) -> list[Indices]:
+    """Return how many values cells have, for every level, from those of the first."""
+    result = [known]
+    for level in levels[1:]:
+        result.append(np.add.reduceat(result[-1], level.starts))
+    return result
+
+
+def best_step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
+    """Return every how many values there should be samples of runs.
+
+    Parameters
+    ----------
+    sizes : ndarray of int
+        Of the runs.
+    targets : int
+        How many ranks will be looked for in each cell.
+    alone : bool
+        Whether a single cell is all that is left at the coarsest order.
+    digests : bool
+    """
     # With this the samples of a level cost about as much as what lies between them.
-    step = (sizes.sum() / (targets * sizes.size)) ** 0.5
+    step = (sizes.sum() / (max(targets, 1) * sizes.size)) ** 0.5
     if digests:
         # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
         # 0.024 % of the rows of a cell that is alone in its order.
@@ -236,27 +301,65 @@ def _step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> int:
     return max(1, int(step))
 
 
-class _Samples:
-    # Every s-th value of each run, sorted within each cell. The first of a run has a place below s
-    # that differs from run to run, so that runs that are alike are not sampled alike: fractions of
-    # multiples of the golden ratio are spread evenly. If S samples of a run are at most v, then of
-    # its values at least s * (S - 1) + place + 1 are, and at most s * S + place.
+def digests_of(samples: Samples, known: Indices, lows: Array, highs: Array) -> Floats:
+    """Return digests of cells from their samples, numbers of values, lowest and highest value."""
+    return np.stack(
+        [
+            digest_of_sample(points, number, np.stack(ends))
+            for points, number, *ends in zip(
+                samples.of_cells(), known.tolist(), lows, highs, strict=True
+            )
+        ]
+    )
 
-    def __init__(self, values: Array, starts: Indices, sizes: Indices, step: int) -> None:
-        firsts = (np.arange(sizes.size) * 0.6180339887498949 % 1 * step).astype(np.intp)
+
+class Samples:
+    """Every s-th value of each run, sorted within each cell.
+
+    The first of a run has a place below s that differs from run to run, so that runs that are
+    alike are not sampled alike: fractions of multiples of the golden ratio are spread evenly. If S
+    samples of a run are at most v, then of its values at least s * (S - 1) + place + 1 are, and at
+    most s * S + place.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    counts, over, under : ndarray of int, shape (m,)
+        Of each cell: the number of its samples, and by how many values s * S may be too many and
+        too few.
+    step : int
+    """
+
+    def __init__(
+        self, values: Array, counts: Indices, over: Indices, under: Indices, step: int
+    ) -> None:
+        self._values = values
+        self._keys = sort_keys(values)
+        self._counts, self._over, self._under = counts, over, under
+        self._step = step
+
+    @classmethod
+    def of(
+        cls, values: Array, starts: Indices, sizes: Indices, step: int, before: int = 0
+    ) -> Samples:
+        """Return those of sorted runs, each of which is a cell for now; others came before."""
+        numbers = np.arange(before, before + sizes.size)
+        firsts = (numbers * 0.6180339887498949 % 1 * step).astype(np.intp)
         counts = np.maximum(sizes - firsts + step - 1, 0) // step
         ends = np.cumsum(counts)
         places = np.arange(int(ends[-1]))
         places -= np.repeat(ends - counts, counts)
         places *= step
         places += np.repeat(starts + firsts, counts)
-        self._step = step
-        self._values = values.take(places)
-        self._keys = sort_keys(self._values)
-        self._counts = counts
-        # By how many values s * S may be too many, and too few.
-        self._over = (step - 1 - firsts) * (counts > 0)
-        self._under = np.minimum(firsts, sizes)
+        over = (step - 1 - firsts) * (counts > 0)
+        return cls(values.take(places), counts, over, np.minimum(firsts, sizes), step)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Return those of the cells of all parts, which have the same step."""
+        arrays = zip(*((p._values, p._counts, p._over, p._under) for p in parts), strict=True)
+        values, counts, over, under = map(np.concatenate, arrays)
+        return cls(values, counts, over, under, parts[0]._step)
 
     def of_cells(self) -> list[Array]:
         """Return the samples of each cell, sorted."""

@@ -10,7 +10,7 @@ from magg.statistics import ordering
 
 def handed_out(child, **options):
     """Rows, cells and counts of all blocks together."""
-    found = list(ordering.blocks(child, **options))
+    found = list(ordering.order_rows(child).blocks(**options))
     rows = [
         np.arange(child.size)[segments.rows] if isinstance(segments.rows, slice) else segments.rows
         for segments in found
@@ -55,12 +55,12 @@ def test_shuffled_rows_in_several_bands_come_in_the_same_order(monkeypatch, band
 
 
 def test_no_rows_give_no_blocks():
-    assert list(ordering.blocks(np.zeros(0, dtype=np.uint16))) == []
+    assert list(ordering.order_rows(np.zeros(0, dtype=np.uint16)).blocks()) == []
 
 
 def test_a_run_that_is_a_block_is_a_slice_and_needs_no_copies():
     child = np.repeat(np.array([5, 2], dtype=np.uint16), 1000)
-    found = list(ordering.blocks(child, block_rows=1000))
+    found = list(ordering.order_rows(child).blocks(block_rows=1000))
     assert [segments.rows for segments in found] == [slice(1000, 2000), slice(0, 1000)]
 
 
