@@ -152,36 +152,41 @@ def add_levels(
     """
     wanted = list(levels)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        groups = list(pool.map(lambda level: _read(objects, f"{level.order}"), dict(wanted)))
-        additions = [
-            _Addition.of(level, contents, group, held, new, leaf)
-            for (level, contents), group in zip(wanted, groups, strict=True)
+        found = list(pool.map(lambda level: _read(objects, f"{level.order}"), dict(wanted)))
+        orders = [
+            _Order.of(level, contents, group, held, new, leaf)
+            for (level, contents), group in zip(wanted, found, strict=True)
         ]
-        documents = [document for added in additions for document in added.arrays.items()]
-        _write_documents(objects, documents, pool)
-        put_chunks(objects, (chunk for added in additions for chunk in added.chunks), pool)
+        _write(objects, (document for order in orders for document in order.arrays(leaf)), pool)
+        put_chunks(objects, (chunk for order in orders for chunk in order.coordinates()), pool)
         # Last, because a group without attributes is one that was never finished.
-        finished = [
-            (f"{level.order}", _GROUP | {"attributes": told})
-            for (level, _), group, added in zip(wanted, groups, additions, strict=True)
-            if (
-                told := _as_read(
-                    schema.level_attributes(attributes, level.order, **vars(added.contents))
-                )
-            )
-            != (group or {}).get("attributes")
-        ]
-        _write_documents(objects, finished, pool)
-    return [added.contents for added in additions]
+        _write(
+            objects, (document for order in orders for document in order.group(attributes)), pool
+        )
+    return [order.contents for order in orders]
 
 
 @dataclass(frozen=True)
-class _Addition:
-    """What is to be written to make or grow the group of an order, but for its own metadata."""
+class _Order:
+    """The group of an order as it is to be.
 
+    Parameters
+    ----------
+    level : Level
+    contents : Contents
+    before : mapping
+        Attributes that the group has.
+    ids : ndarray of uint64, optional
+        NESTED ids of all cells; None where arrays and cells stay as they are.
+    held : int
+        How many of the cells are there already.
+    """
+
+    level: Level
     contents: Contents
-    arrays: Documents = field(default_factory=dict)
-    chunks: list[Chunk] = field(default_factory=list)
+    before: Mapping[str, Any]
+    ids: NDArray[np.uint64] | None = None
+    held: int = 0
 
     @classmethod
     def of(
@@ -192,7 +197,8 @@ class _Addition:
         held: Words,
         new: Words,
         leaf: Documents,
-    ) -> _Addition:
+    ) -> _Order:
+        """Return it from what is wanted, and what there is."""
         made = group["attributes"] if group else {}
         if schema.PROVENANCE not in made:
             held, new = held[:0], np.concatenate([held, new])  # it was never finished
@@ -201,16 +207,36 @@ class _Addition:
             before = Contents.of(made, [name for name in leaf if name not in COORDINATES])
         contents = contents or before or Contents()
         if not len(new) and contents == before:
-            return cls(contents)
+            return cls(level, contents, made)
         ids = level.ids(np.concatenate([held, new]))
-        names = (*COORDINATES, *contents.accuracy)
-        arrays = {
-            f"{level.order}/{name}": _coarser(
-                leaf[name], level, len(ids), contents.accuracy.get(name, "")
-            )
-            for name in names
-        }
-        return cls(contents, arrays, list(_coordinates(level, ids, len(level.ids(held)))))
+        return cls(level, contents, made, ids, len(level.ids(held)))
+
+    def arrays(self, leaf: Documents) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the metadata of the arrays that change."""
+        if self.ids is None:
+            return
+        for name in (*COORDINATES, *self.contents.accuracy):
+            accuracy = self.contents.accuracy.get(name, "")
+            document = _coarser(leaf[name], self.level, len(self.ids), accuracy)
+            yield f"{self.level.order}/{name}", document
+
+    def coordinates(self) -> Iterator[Chunk]:
+        """Yield the chunks of coordinates that hold new cells."""
+        if self.ids is None or len(self.ids) == self.held:
+            return
+        level = self.level
+        first = self.held // level.chunk
+        rest = self.ids[first * level.chunk :]
+        for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
+            for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
+                yield Chunk(chunk_name(level.order, name, number), part, 0)
+
+    def group(self, leaf: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the metadata of the group, made of those of the child order, if they change."""
+        wanted = schema.level_attributes(leaf, self.level.order, **vars(self.contents))
+        wanted = json.loads(json.dumps(wanted))  # as they are read
+        if self.before != wanted:
+            yield f"{self.level.order}", _GROUP | {"attributes": wanted}
 
 
 def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -> dict[str, Any]:
@@ -224,17 +250,6 @@ def _coarser(leaf: Mapping[str, Any], level: Level, cells: int, accuracy: str) -
     return {**leaf, "shape": [cells], "chunk_grid": chunks, "attributes": attributes}
 
 
-def _coordinates(level: Level, ids: NDArray[np.uint64], start: int) -> Iterator[Chunk]:
-    """Yield the chunks of coordinates that hold cells from a place on."""
-    if len(ids) == start:
-        return
-    first = start // level.chunk
-    rest = ids[first * level.chunk :]
-    for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
-        for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
-            yield Chunk(chunk_name(level.order, name, number), part, 0)
-
-
 def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
     try:
         return dict(json.loads(bytes(objects.get(f"{folder}/zarr.json").bytes())))
@@ -242,15 +257,10 @@ def _read(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
         return None
 
 
-def _write_documents(
+def _write(
     objects: ObjectStore, documents: Iterable[tuple[str, Mapping[str, Any]]], pool: Executor
 ) -> None:
-    """Write metadata of groups or arrays, several at once."""
-    encoded = [(f"{folder}/zarr.json", json.dumps(about).encode()) for folder, about in documents]
+    """Write metadata, several at once."""
+    encoded = [(f"{place}/zarr.json", json.dumps(about).encode()) for place, about in documents]
     for _ in pool.map(lambda one: objects.put(*one), encoded):
         pass
-
-
-def _as_read(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as they are once they were written and read."""
-    return dict(json.loads(json.dumps(document)))
