@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +23,7 @@ from magg.errors import (
 )
 from magg.events import CellFinished, RunFinished, RunStarted
 from magg.grid import separation
+from magg.statistics import aggregate
 from magg.testing import FILL, Track, simulate_granule
 
 SUMMARY_KEYS = {
@@ -222,6 +226,36 @@ def test_one_failing_cell_never_stops_the_others(config, catalog, region, tmp_pa
     assert error["cell"] == doomed
     assert error["type"] == "GranuleNotFoundError"
     assert "lost.h5" in error["message"]
+
+
+def test_threads_aggregate_one_cell_at_a_time(config, catalog, tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def watched(*arguments):
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.02)
+        result = aggregate(*arguments)
+        inside.pop()
+        return result
+
+    monkeypatch.setattr("magg.cell.aggregate", watched)
+    run(config, catalog=catalog, store=tmp_path / "s.zarr", max_workers=4)
+    assert len(most) == len(catalog)
+    assert max(most) == 1
+
+
+def test_a_process_forked_while_a_cell_is_aggregated_does_not_wait_for_it():
+    script = """
+import os
+import magg.cell
+with magg.cell._aggregating:
+    child = os.fork()
+    if not child:
+        os._exit(0 if magg.cell._aggregating.acquire(blocking=False) else 1)
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_max_cells_bounds_the_work_but_not_the_axis(config, catalog, tmp_path):

@@ -80,7 +80,10 @@ def order_rows(child: Children) -> Ordering:
         return Ordering(none, none, partial(_blocks_of_rows, child, none, none))
     changes = child[1:] != child[:-1]
     if (np.count_nonzero(changes) + 1) * LONG_RUN <= child.size:
-        return _order_runs(child, np.concatenate(([0], np.flatnonzero(changes) + 1)))
+        starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
+        del changes  # a byte for each row
+        return _order_runs(child, starts)
+    del changes
     counts = _count(child)
     cells = np.flatnonzero(counts)
     counts = counts[cells]
