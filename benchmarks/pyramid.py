@@ -3,7 +3,8 @@
 Run it as ``python benchmarks/pyramid.py``. Rows and statistics are those of ``aggregation.py``,
 without the median and the standard deviation: the built-in ATL06 config. There are six orders above
 that of the child cells, and "with states" adds what still coarser orders are made of. "terrain"
-gives each child cell heights of its own, so that cells differ as they do on land.
+gives each child cell heights of its own, so that cells differ as they do on land. The three take
+turns.
 """
 
 from __future__ import annotations

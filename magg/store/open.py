@@ -99,7 +99,8 @@ def remove_objects(objects: ObjectStore, *names: str) -> None:
 def remove_together(objects: ObjectStore, names: list[str]) -> None:
     """Delete objects in few requests, though some may be gone already."""
     try:
-        objects.delete(names)
+        if names:
+            objects.delete(names)
     except FileNotFoundError:  # a bucket does not tell, a folder does and stops there
         remove_objects(objects, *names)
 
