@@ -14,14 +14,15 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from magg.statistics.cells import Cells, Indices, first_of_each, within
+from magg.statistics.cells import Cells, Indices, first_of_each, starts_among, within
 from magg.statistics.ordering import Segments, cuts
+from magg.statistics.rows import Column
 from magg.statistics.segments import Array, OrderStatistic
 from magg.statistics.selection import (
     Band,
     Floats,
+    Mask,
     Samples,
     Wanted,
     best_step,
@@ -31,8 +32,6 @@ from magg.statistics.selection import (
 
 # Rows of a band: 4 MB of float32.
 BAND_ROWS = 1 << 20
-
-Mask = NDArray[np.bool_]
 
 
 class Ordered:
@@ -56,17 +55,16 @@ class Ordered:
         # The coarsest of the levels whose cells fit into a band.
         self._depth = max(k for k, level in enumerate(levels) if level.counts.max() <= most)
         self._bands = deque(cuts(np.cumsum(levels[self._depth].counts), most))
-        alone = levels[-1].cells.size == 1
-        step = best_step(levels[0].counts, len(orders), alone=alone, digests=digests)
-        # Samples can be joined if their step is the same.
-        self._step = step if self.is_partial else None
+        self._step = None
+        if self.is_partial:  # samples can be joined if their step is the same
+            alone = levels[-1].cells.size == 1
+            self._step = best_step(levels[0].counts, len(orders), alone=alone, digests=digests)
         stops = np.cumsum([0, *(level.cells.size for level in levels[1:])]).tolist()
         self._places = [slice(*ends) for ends in pairwise(stops)]
         self._results = np.empty((len(orders), stops[-1]))
         self._digests: list[Floats] = []
         self._seen: list[tuple[Samples, Array, Array, Indices]] = []
-        self._band: Array | None = None
-        self._filled = 0
+        self._band: Column | None = None
 
     @property
     def is_partial(self) -> bool:
@@ -79,13 +77,12 @@ class Ordered:
             if self._band is None:
                 first, last = self._bands[0]
                 size = int(self._levels[self._depth].counts[first:last].sum())
-                self._filled, self._band = 0, np.empty(size, dtype=rows.dtype)
-            taken = rows[: self._band.size - self._filled]
-            self._band[self._filled : self._filled + taken.size] = taken
-            self._filled += taken.size
-            rows = rows[taken.size :]
-            if self._filled == self._band.size:
-                self._end_band(self._band)
+                self._band = Column(size)
+            room = self._band.room
+            self._band.append(rows[:room])
+            rows = rows[room:]
+            if not self._band.room:
+                self._end_band(self._band.taken())
                 self._band = None
 
     def complete(self, rows: Iterable[tuple[Segments, Array]]) -> None:
@@ -98,18 +95,12 @@ class Ordered:
             np.concatenate([level.counts for level in levels]),
             np.concatenate(known_of_levels),
         )
-        bounds, done = [], 0
-        for level in levels:
-            samples.coarsen(level.starts)
-            lows = np.fmin.reduceat(lows, level.starts)
-            highs = np.fmax.reduceat(highs, level.starts)
-            these = slice(done, done + level.cells.size)
-            bounds.append(samples.around(wanted.lower[:, these], wanted.upper[:, these]))
-            done = these.stop
+        bounds = samples.bounds(levels, wanted.lower, wanted.upper)
         if self._for_digests:
-            self._digests.append(digests_of(samples, known_of_levels[-1], lows, highs))
-        arrays = (np.concatenate(parts, axis=1) for parts in zip(*bounds, strict=True))
-        sieve = _Sieve(self._depth + 1, levels, *arrays)
+            firsts = starts_among(self._levels[self._depth], levels[-1])
+            ends = np.fmin.reduceat(lows, firsts), np.fmax.reduceat(highs, firsts)
+            self._digests.append(digests_of(samples, known_of_levels[-1], *ends))
+        sieve = _Sieve(self._depth + 1, levels, *bounds)
         for segments, values in rows:
             sieve.add(segments, values)
         found = wanted.between(*sieve.at(wanted.lower, wanted.upper))

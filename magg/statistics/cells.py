@@ -81,6 +81,11 @@ def first_of_each(values: Indices) -> Indices:
     return np.concatenate(([0], changes)) if values.size else changes
 
 
+def starts_among(finer: Cells, coarser: Cells) -> Indices:
+    """Return where the cells of a level start among those of a finer one."""
+    return np.searchsorted(finer.first_children, coarser.first_children)
+
+
 def lengths_of(starts: Indices, size: int) -> Indices:
     """Return the lengths of runs that start there, the last of which ends at the size."""
     lengths = np.empty_like(starts)

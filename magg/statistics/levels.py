@@ -12,7 +12,7 @@ from magg.errors import StatisticError
 from magg.statistics.aggregate import check_rows
 from magg.statistics.bands import Ordered
 from magg.statistics.casting import cast, empty_output
-from magg.statistics.cells import Cells, levels_of
+from magg.statistics.cells import Cells, levels_of, starts_among
 from magg.statistics.declare import Compiled
 from magg.statistics.digests import empty
 from magg.statistics.merging import (
@@ -155,7 +155,7 @@ class _Work:
         """Return values of the coarse cells, one order after the other, and digests by key."""
         if not self._rows.cells.size or not (digests or len(self.cells) > 1):
             return {}, {}
-        values = self._merged(finest, self.cells)
+        values = self._merged(finest)
         digested: Values = {}
         for key, statistics in self._orders.items():
             rows = statistics[0].inputs[0]
@@ -186,8 +186,9 @@ class _Work:
             block = Block(self._columns, segments.rows, segments.counts)
             yield segments, program.run(block)[0]
 
-    def _merged(self, finest: Values, cells: Sequence[Cells]) -> Values:
+    def _merged(self, finest: Values) -> Values:
         """Return the states of the coarse cells, and what they were merged with."""
+        cells = self.cells
         if len(cells) == 1:
             return {}
         first = merge(self._states, finest, cells[1].starts)
@@ -197,8 +198,7 @@ class _Work:
         number, further = cells[1].cells.size, cells[2:]
         parts = {key: np.tile(array, len(further)) for key, array in first.items()}
         starts = [
-            np.searchsorted(cells[1].first_children, level.first_children) + index * number
-            for index, level in enumerate(further)
+            starts_among(cells[1], level) + index * number for index, level in enumerate(further)
         ]
         rest = merge(self._states, parts, np.concatenate(starts))
         return {key: np.concatenate([array, rest[key]]) for key, array in first.items()}

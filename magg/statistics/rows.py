@@ -31,7 +31,7 @@ class _Part:
     block: Block
 
 
-class _Column:
+class Column:
     """One value of each row, put together block by block.
 
     Parameters
@@ -51,6 +51,11 @@ class _Column:
             self._values = np.empty(self._size, dtype=values.dtype)
         self._values[self._done : self._done + values.size] = values
         self._done += values.size
+
+    @property
+    def room(self) -> int:
+        """How many values are still to come."""
+        return self._size - self._done
 
     def taken(self) -> Array:
         """Return all values, and let go of them."""
@@ -149,7 +154,7 @@ class RowsOfLevels:
         evaluate(given, values)
         program = Program(nodes, given)
         size = int(self._rows.counts.sum())
-        together = [_Column(size) for _ in nodes]
+        together = [Column(size) for _ in nodes]
         for segments in self._rows.blocks():
             part = self._part(index, segments)
             computed = program.run(part.block, self._values(given, values, index, part))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from magg.statistics.cells import Cells, Indices, lengths_of
+from magg.statistics.cells import Cells, Indices, lengths_of, starts_among
 from magg.statistics.digests import digest_of_sample
 from magg.statistics.order import missing_values, sort_keys, sort_segments
 from magg.statistics.segments import Array, OrderStatistic
@@ -25,6 +25,7 @@ SORTED_ROWS = 1200
 MOST_BETWEEN = 1 << 18
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Wanted:
@@ -139,7 +140,7 @@ class Band:
     def ends(self) -> tuple[Array, Array]:
         """Return the lowest and the highest value of the cells of the coarsest order."""
         runs, sizes = self._levels[self._sorted], self.known[self._sorted]
-        firsts = np.searchsorted(runs.first_children, self._levels[-1].first_children)
+        firsts = starts_among(runs, self._levels[-1])
         lows = self._values.take(runs.first_rows)
         highs = self._values.take(runs.first_rows + np.maximum(sizes - 1, 0))
         # Where a run has no value it begins with NaN, which these ignore.
@@ -179,18 +180,11 @@ class Band:
         done = 0
         for first in range(0, len(levels), together):
             some = levels[first : first + together]
-            ends = done + np.cumsum([level.cells.size for level in some])
-            bounds = []
-            for level, end in zip(some, ends.tolist(), strict=True):
-                these = slice(end - level.cells.size, end)
-                self._samples.coarsen(level.starts)
-                bounds.append(self._samples.around(lower[:, these], upper[:, these]))
-            these = slice(done, int(ends[-1]))
-            below[:, these], above[:, these] = _Selection(self._values, runs, sizes, some).between(
-                lower[:, these],
-                upper[:, these],
-                *(np.concatenate(parts, axis=1) for parts in zip(*bounds, strict=True)),
-            )
+            these = slice(done, done + sum(level.cells.size for level in some))
+            wanted = lower[:, these], upper[:, these]
+            bounds = self._samples.bounds(some, *wanted)
+            selection = _Selection(self._values, runs, sizes, some)
+            below[:, these], above[:, these] = selection.between(*wanted, *bounds)
             done = these.stop
 
 
@@ -203,8 +197,7 @@ class _Selection:
         self._starts = np.tile(runs.first_rows, len(levels))
         self._sizes = np.tile(sizes, len(levels))
         firsts = [
-            np.searchsorted(runs.first_children, level.first_children) + index * sizes.size
-            for index, level in enumerate(levels)
+            starts_among(runs, level) + index * sizes.size for index, level in enumerate(levels)
         ]
         self._first_runs = np.concatenate(firsts)
         self._runs_of_cells = lengths_of(self._first_runs, self._sizes.size)
@@ -214,9 +207,9 @@ class _Selection:
         lower: Indices,
         upper: Indices,
         floor: Array,
-        has_floor: NDArray[np.bool_],
+        has_floor: Mask,
         ceiling: Array,
-        has_ceiling: NDArray[np.bool_],
+        has_ceiling: Mask,
     ) -> tuple[Array, Array]:
         """Return the values of ranks, shape (t, m), which lie between a floor and a ceiling."""
         begin, end = self._count(self._for_runs(np.stack([floor, ceiling])))
@@ -293,7 +286,7 @@ def best_step(sizes: Indices, targets: int, *, alone: bool, digests: bool) -> in
     digests : bool
     """
     # With this the samples of a level cost about as much as what lies between them.
-    step = (sizes.sum() / (max(targets, 1) * sizes.size)) ** 0.5
+    step = (sizes.sum() / (targets * sizes.size)) ** 0.5
     if digests:
         # Samples of r runs give ranks to 0.29 * s * sqrt(r), one standard deviation; so this is
         # 0.024 % of the rows of a cell that is alone in its order.
@@ -365,8 +358,26 @@ class Samples:
         """Return the samples of each cell, sorted."""
         return np.split(self._values, np.cumsum(self._counts)[:-1])
 
-    def coarsen(self, starts: Indices) -> None:
-        """Merge the samples of cells to those of coarser cells."""
+    def bounds(
+        self, levels: Sequence[Cells], lower: Indices, upper: Indices
+    ) -> tuple[Array, Mask, Array, Mask]:
+        """Merge the samples to those of ever coarser cells; return bounds of ranks in all of them.
+
+        These are the highest bound below and the lowest above, each with whether there is one, in
+        the shape of the ranks, (t, m), one order after the other.
+        """
+        found, done = [], 0
+        for level in levels:
+            self._coarsen(level.starts)
+            these = slice(done, done + level.cells.size)
+            found.append(self._around(lower[:, these], upper[:, these]))
+            done = these.stop
+        floor, has_floor, ceiling, has_ceiling = (
+            np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
+        )
+        return floor, has_floor, ceiling, has_ceiling
+
+    def _coarsen(self, starts: Indices) -> None:
         self._counts = np.add.reduceat(self._counts, starts)
         self._over = np.add.reduceat(self._over, starts)
         self._under = np.add.reduceat(self._under, starts)
@@ -375,15 +386,12 @@ class Samples:
             # Stable, because that kind merges what is sorted already.
             self._keys[start:end].sort(kind="stable")
 
-    def around(
-        self, lower: Indices, upper: Indices
-    ) -> tuple[Array, NDArray[np.bool_], Array, NDArray[np.bool_]]:
-        """Return the highest bound below and the lowest above, each with whether there is one."""
+    def _around(self, lower: Indices, upper: Indices) -> tuple[Array, Mask, Array, Mask]:
         floor = (lower - self._under) // self._step
         ceiling = (upper + self._over) // self._step
         return *self._at(np.minimum(floor, self._counts - 1)), *self._at(ceiling)
 
-    def _at(self, places: Indices) -> tuple[Array, NDArray[np.bool_]]:
+    def _at(self, places: Indices) -> tuple[Array, Mask]:
         there = (places >= 0) & (places < self._counts)
         if not self._values.size:
             return np.zeros(places.shape, dtype=self._values.dtype), there
