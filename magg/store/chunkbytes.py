@@ -92,6 +92,19 @@ def in_chunks(values: NDArray[Any], length: int, fill: Any) -> Iterator[NDArray[
         yield np.append(part, np.full(length - len(part), fill, values.dtype))
 
 
+def chunks_of(
+    group: int | str,
+    variable: str,
+    values: NDArray[Any],
+    length: int,
+    fill: Any,
+    first: int = 0,
+) -> Iterator[Chunk]:
+    """Yield values of a variable as chunks, the first of which has the number ``first``."""
+    for number, part in enumerate(in_chunks(values, length, fill), first):
+        yield Chunk(chunk_name(group, variable, number), part, fill)
+
+
 def is_fill(values: NDArray[Any], fill: Any) -> bool:
     """Tell whether a chunk holds nothing but fill values, and so is better not there."""
     return bool((np.isnan(values) if fill != fill else values == fill).all())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from magg.errors import StoreError
 from magg.grid import Words, from_decimal, nested_ids, to_decimal
 from magg.statistics import Compiled, from_state
 from magg.store import lock, makings, pieces, records, shared
-from magg.store.chunkbytes import Chunk, chunk_name, in_chunks, put_chunks
+from magg.store.chunkbytes import Chunk, chunks_of, put_chunks
 from magg.store.declared import grid_of_store, parent_cells, statistics_of
 from magg.store.groups import COORDINATES, Contents
 from magg.store.levels import Holdings, Level, levels_of
@@ -245,11 +245,7 @@ class _Buffer:
     def flush(self) -> None:
         """Write what there is."""
         if self._used:
-            order = self._level.order
-            chunks = [
-                Chunk(chunk_name(order, name, self._chunk), values, self._arrays[name].fill_value)
-                for name, values in self._values.items()
-            ]
+            chunks = _chunks(self._arrays, self._level, self._values.items(), self._chunk)
             put_chunks(self._objects, chunks, self._pool)
             self._chunk, self._used, self._values = self._chunk + 1, 0, self._empty()
 
@@ -258,6 +254,14 @@ class _Buffer:
             name: np.full(self._level.chunk, array.fill_value, dtype=array.dtype)
             for name, array in self._arrays.items()
         }
+
+
+def _chunks(
+    arrays: Arrays, level: Level, values: Iterable[tuple[str, NDArray[Any]]], first: int = 0
+) -> Iterator[Chunk]:
+    """Yield the chunks of variables of a level."""
+    for name, array in values:
+        yield from chunks_of(level.order, name, array, level.chunk, arrays[name].fill_value, first)
 
 
 def _variables(root: zarr.Group, levels: list[Level]) -> dict[int, Arrays]:
@@ -292,12 +296,7 @@ def _write_below(
         places = dict(zip(ids.tolist(), range(len(ids)), strict=True))
         arrays = variables[order]
         found = _values_of(arrays, places, states, statistics)
-        chunks = [
-            Chunk(chunk_name(order, name, number), part, arrays[name].fill_value)
-            for name, values in found
-            for number, part in enumerate(in_chunks(values, level.chunk, arrays[name].fill_value))
-        ]
-        put_chunks(objects, chunks, pool)
+        put_chunks(objects, _chunks(arrays, level, found), pool)
 
 
 def _values_of(

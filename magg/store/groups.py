@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from magg.grid import Words, words_of
 from magg.statistics import Compiled, mergeable, state_specs, why_not_mergeable
 from magg.store import schema
-from magg.store.chunkbytes import Chunk, chunk_name, compressor, in_chunks, put_chunks
+from magg.store.chunkbytes import Chunk, chunks_of, compressor, put_chunks
 from magg.store.levels import STATE, Level
 from magg.store.schema import ArraySpec
 
@@ -228,8 +228,7 @@ class _Order:
         first = self.held // level.chunk
         rest = self.ids[first * level.chunk :]
         for name, values in zip(COORDINATES, (rest, words_of(rest, level.order)), strict=True):
-            for number, part in enumerate(in_chunks(values, level.chunk, 0), first):
-                yield Chunk(chunk_name(level.order, name, number), part, 0)
+            yield from chunks_of(level.order, name, values, level.chunk, 0, first)
 
     def group(self, leaf: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the metadata of the group, made of those of the child order, if they change."""
