@@ -1,6 +1,6 @@
 """What all coarser orders cost beside the child order alone, in whole runs.
 
-    python benchmarks/pyramid_run.py [--data DIR] [--repeats 5]
+    python benchmarks/pyramid_run.py [--data DIR] [--repeats 9]
 
 The granules are those of ``benchmarks/region.py``: twelve of full size, binned at order 12. They
 give the 35 parent cells that they cross some 10^5 rows each. For more rows a cell there are hard
@@ -35,7 +35,7 @@ from typing import Any
 
 import obstore.store
 import zarr.storage
-from measure import measure_call, measure_process, verdict
+from measure import Cost, measure_call, measure_process, median, verdict
 from region import REGION, make_granules
 
 from magg import Catalog, PipelineConfig, load_config, run
@@ -47,11 +47,9 @@ KINDS = {"get": "get", "put": "put", "set": "put", "delete": "delete", "list": "
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one run took: seconds, requests by kind; and the observations of each cell."""
+class Run(Cost):
+    """What one run took, its requests by kind too; and the observations of each cell."""
 
-    cpu: float
-    wall: float
     requests: dict[str, int]
     rows: dict[str, int]
 
@@ -202,12 +200,14 @@ def _counting(method: Any, requests: Counter[str], kind: str) -> Any:
 def print_costs(case: str, found: dict[str, list[Run]]) -> None:
     """Print what both cost, in medians."""
     for name, runs in found.items():
-        cpu = statistics.median(run.cpu for run in runs)
-        wall = statistics.median(run.wall for run in runs)
+        cost = median(runs)
         cells, mean = len(runs[0].rows), statistics.mean(runs[0].rows.values())
         kinds = sorted(set(KINDS.values()))
         each = "".join(f"{runs[-1].requests.get(kind, 0) / cells:8.1f}" for kind in kinds)
-        print(f"{case:20}{mean:12,.0f}{cells:6}  {name:15}{cpu:7.2f}{wall:8.2f}{each}", flush=True)
+        print(
+            f"{case:20}{mean:12,.0f}{cells:6}  {name:15}{cost.cpu:7.2f}{cost.wall:8.2f}{each}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
